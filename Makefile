@@ -1,0 +1,64 @@
+# Every target works from a bare checkout with Python >= 3.11 and a Rust toolchain.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*' -o -name Cargo.toml -not -path '*/target/*') Cargo.toml
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+# The fast MQTT client is a pre-release that ships as source only; cargo builds it (30 s).
+AIOMQTT_FAST := aiomqtt==3.0.0a1
+# The stable client, tested beside it from a directory of its own.
+AIOMQTT_STABLE := aiomqtt==2.5.1
+
+.PHONY: help
+help: ## Print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.python: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --group dev
+	$(BIN)/python -m pip install --quiet --upgrade --target $(VENV)/aiomqtt2 '$(AIOMQTT_STABLE)'
+	touch $@
+
+$(VENV)/.native: $(VENV)/.python $(RUST_SOURCES)
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet --extras embedded
+	$(BIN)/python -m pip install --quiet --pre '$(AIOMQTT_FAST)'
+	touch $@
+
+.PHONY: dev
+dev: $(VENV)/.native ## Build .venv with everything
+
+.PHONY: run
+run: dev ## Run the whole platform on this machine with a simulated fleet
+	$(BIN)/iotistica up --simulate 20
+
+.PHONY: test
+test: test-rust test-py ## Run every test
+
+.PHONY: test-rust
+test-rust: ## Run the tests of the pure crates (needs no Python)
+	cargo test --quiet --release
+
+.PHONY: test-py
+test-py: dev ## Run the Python and integration tests against private servers
+	$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: dev ## Run formatters (check only), linters and the type checker
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --release --quiet -- -D warnings
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.PHONY: format
+format: dev ## Format all code
+	cargo fmt --all
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: clean
+clean: ## Remove everything that was built
+	rm -rf target $(VENV) dist .cache

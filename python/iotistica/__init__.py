@@ -1,0 +1,1 @@
+"""Iotistica: an IoT cloud platform with a Rust-accelerated ingestion engine."""

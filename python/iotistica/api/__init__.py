@@ -1,0 +1,1 @@
+"""Cloud API: MQTT subscriber (bridge) and REST gateway (web)."""

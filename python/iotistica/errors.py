@@ -1,0 +1,30 @@
+"""Every error that iotistica raises on purpose."""
+
+from __future__ import annotations
+
+
+class IotisticaError(Exception):
+    """Base of all errors that a caller may want to catch."""
+
+
+class ConfigError(IotisticaError):
+    """A setting is missing or wrong; the message names it, its value and the rule.
+
+    Commands print the message as one sentence and exit with 2.
+    """
+
+
+class StoreUnavailable(IotisticaError):
+    """PostgreSQL, Redis or the broker cannot be reached now; the same call may pass later."""
+
+
+class Denied(IotisticaError):
+    """The caller is not who it claims to be, or may not do this."""
+
+
+class NotFound(IotisticaError):
+    """No such thing within the caller's tenant."""
+
+
+class BadRequest(IotisticaError):
+    """A parameter is wrong; the message names the parameter, its value and what is allowed."""

@@ -1,0 +1,1 @@
+"""Ingestion: the Redis Streams consumer that writes telemetry to PostgreSQL."""

@@ -1,0 +1,48 @@
+"""Every Redis key and MQTT topic that iotistica uses, as functions of the tenant.
+
+The braces are literal parts of the keys: a Redis Cluster hashes only what stands between
+them, so all keys of one tenant live in one slot (reference section 3).
+"""
+
+from __future__ import annotations
+
+
+def normalize_tenant(tenant: str) -> str:
+    """Strip spaces, outer braces and the prefixes `cust_` and `tenant_` (reference section 3)."""
+    tenant = tenant.strip().removeprefix("{").removesuffix("}")
+    return tenant.removeprefix("cust_").removeprefix("tenant_")
+
+
+def ingestion_stream(tenant: str) -> str:
+    """Telemetry on its way from the API to ingestion."""
+    return f"tenant:{{{tenant}}}:agent:devices:ingestion"
+
+
+def dead_letter_stream(tenant: str) -> str:
+    """Messages that can never pass, with their reason and original bytes."""
+    return f"tenant:{{{tenant}}}:agent:devices:dlq"
+
+
+def device_writers_group(tenant: str) -> str:
+    """Consumer group of the ingestion workers."""
+    return f"{tenant}:device-writers"
+
+
+def dictionary(agent: str) -> str:
+    """Key-compaction dictionary of one agent: JSON of index to field name (reference section 2).
+
+    The reference keeps version, hash, enums and name maps beside it under suffixes.
+    """
+    return f"dict:{agent}"
+
+
+DICTIONARY_PARTS = ("version", "hash", "enums", "metrics", "agents", "devices")
+"""Suffixes of the strings beside `dict:{agentUuid}`."""
+
+SHARED_GROUP = "iotistica-api"
+"""Name of the MQTT shared subscription: replicas of the bridge divide the messages."""
+
+
+def shared_filter(topic_filter: str) -> str:
+    """Topic filter of the shared subscription (MQTT 5.0 section 4.8.2)."""
+    return f"$share/{SHARED_GROUP}/{topic_filter}"

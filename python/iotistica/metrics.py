@@ -1,0 +1,81 @@
+"""Every metric in one place: name, labels, meaning. Import the object and use it.
+
+One process has one registry; its `/metrics` is `render()`. Names carry units.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+REGISTRY = CollectorRegistry()
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+def _counter(name: str, text: str, *labels: str) -> Counter:
+    return Counter(f"iotistica_{name}", text, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, text: str, *labels: str) -> Gauge:
+    return Gauge(f"iotistica_{name}", text, labels, registry=REGISTRY)
+
+
+def _histogram(name: str, text: str, *labels: str) -> Histogram:
+    return Histogram(f"iotistica_{name}", text, labels, registry=REGISTRY, buckets=_SECONDS)
+
+
+# Bridge
+BRIDGE_MESSAGES = _counter("bridge_messages_total", "MQTT messages received", "kind")
+BRIDGE_BYTES = _counter("bridge_payload_bytes_total", "Payload bytes received over MQTT")
+BRIDGE_REJECTED = _counter("bridge_rejected_total", "MQTT messages refused at the door", "reason")
+BRIDGE_ACKED = _counter(
+    "bridge_acknowledged_total", "MQTT messages acknowledged after Redis had them"
+)
+BRIDGE_IN_FLIGHT = _gauge(
+    "bridge_in_flight_messages", "MQTT messages received and not yet acknowledged"
+)
+BRIDGE_CONNECTED = _gauge("bridge_connected", "1 while the MQTT session is up")
+BRIDGE_RECONNECTS = _counter("bridge_reconnects_total", "MQTT sessions opened after the first")
+BRIDGE_BATCH_SECONDS = _histogram(
+    "bridge_batch_seconds", "First message of a batch to its reply from Redis"
+)
+BROKER_DROPPED = _gauge(
+    "broker_dropped_messages", "Messages the broker says it dropped ($SYS); must stay 0"
+)
+
+# Ingestion
+INGESTION_ENTRIES = _counter("ingestion_entries_total", "Stream entries read")
+INGESTION_MESSAGES = _counter("ingestion_messages_total", "MQTT messages read from the stream")
+READINGS_STORED = _counter("readings_stored_total", "Rows inserted into readings")
+READINGS_DUPLICATE = _counter("readings_duplicate_total", "Readings whose key was already there")
+READINGS_COLLIDED = _counter(
+    "readings_collided_total", "Readings of different devices that share agent, metric and time"
+)
+READINGS_REJECTED = _counter(
+    "readings_rejected_total", "Readings that can never pass", "stage", "reason"
+)
+READINGS_DROPPED = _counter(
+    "readings_dropped_total", "Readings without content, such as metadata nodes"
+)
+DEAD_LETTERS = _counter("dead_letters_total", "Entries written to the dead-letter stream", "stage")
+WRITES = _counter("ingestion_writes_total", "Batches committed", "path")
+WRITE_FAILURES = _counter(
+    "ingestion_write_failures_total", "Batches that PostgreSQL did not take", "kind"
+)
+STAGE_SECONDS = _histogram("ingestion_stage_seconds", "Time of a batch in one stage", "stage")
+DWELL_SECONDS = _histogram("ingestion_dwell_seconds", "Accepted by Redis to committed")
+STREAM_LENGTH = _gauge("ingestion_stream_entries", "Entries in the ingestion stream", "tenant")
+STREAM_LAG = _gauge("ingestion_lag_entries", "Entries not yet delivered to the group", "tenant")
+STREAM_PENDING = _gauge(
+    "ingestion_pending_entries", "Entries delivered and not acknowledged", "tenant"
+)
+DLQ_LENGTH = _gauge("dead_letter_entries", "Entries in the dead-letter stream", "tenant")
+
+# Web
+HTTP_REQUESTS = _counter("http_requests_total", "HTTP requests answered", "route", "status")
+HTTP_SECONDS = _histogram("http_request_seconds", "Time to answer an HTTP request", "route")
+
+
+def render() -> bytes:
+    """Prometheus text exposition of this process."""
+    return generate_latest(REGISTRY)

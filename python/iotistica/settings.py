@@ -1,0 +1,139 @@
+"""All settings, read once from the environment (or a `.env` style file) into one frozen object.
+
+Names are `IOTISTICA_…` with the field's name in capitals, except the three server URLs and
+the reference platform's own names, which are accepted as aliases.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from iotistica.errors import ConfigError
+
+MIB = 1024 * 1024
+
+
+def _names(field: str, *aliases: str) -> AliasChoices:
+    return AliasChoices(f"IOTISTICA_{field.upper()}", *aliases, field)
+
+
+class Settings(BaseSettings):
+    """Settings of every iotistica process.
+
+    `Settings.load()` is the door: it turns a wrong value into a `ConfigError` of one sentence.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="IOTISTICA_",
+        frozen=True,
+        extra="ignore",
+        populate_by_name=True,
+        hide_input_in_errors=True,
+    )
+
+    # Servers
+    database_url: Annotated[
+        str | None, Field(validation_alias=AliasChoices("DATABASE_URL", "database_url"))
+    ] = None
+    redis_url: Annotated[
+        str | None, Field(validation_alias=AliasChoices("REDIS_URL", "redis_url"))
+    ] = None
+    mqtt_url: Annotated[
+        str | None, Field(validation_alias=AliasChoices("MQTT_URL", "MQTT_BROKER_URL", "mqtt_url"))
+    ] = None
+    mqtt_username: Annotated[
+        str | None, Field(validation_alias=_names("mqtt_username", "MQTT_USERNAME"))
+    ] = None
+    mqtt_password: Annotated[
+        SecretStr | None, Field(validation_alias=_names("mqtt_password", "MQTT_PASSWORD"))
+    ] = None
+
+    # Cloud API
+    api_host: str = "127.0.0.1"
+    api_port: Annotated[
+        int, Field(ge=0, le=65535, validation_alias=_names("api_port", "API_PORT"))
+    ] = 3002
+    jwt_secret: Annotated[
+        SecretStr | None, Field(validation_alias=_names("jwt_secret", "JWT_SECRET"))
+    ] = None
+    jwt_secret_file: Annotated[
+        Path | None, Field(validation_alias=_names("jwt_secret_file", "JWT_SECRET_FILE"))
+    ] = None
+    bridge_processes: Annotated[int, Field(ge=1, le=64)] = 1
+    web_processes: Annotated[int, Field(ge=1, le=64)] = 1
+
+    # Bridge: MQTT to Redis
+    mqtt_client: Annotated[str, Field(pattern="^(auto|aiomqtt3|aiomqtt2)$")] = "auto"
+    mqtt_client_id: Annotated[
+        str | None, Field(validation_alias=_names("mqtt_client_id", "MQTT_CLIENT_ID"))
+    ] = None
+    mqtt_session_expiry_s: Annotated[int, Field(ge=0)] = 300
+    mqtt_receive_maximum: Annotated[int, Field(ge=1, le=65535)] = 2000
+    batch_max_messages: Annotated[int, Field(ge=1, le=10_000)] = 400
+    batch_max_bytes: Annotated[int, Field(ge=1024)] = 1 * MIB
+    batch_max_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 5.0
+    key_compaction: Annotated[
+        bool, Field(validation_alias=_names("key_compaction", "USE_KEY_COMPACTION_POC"))
+    ] = True
+
+    # Ingestion: Redis to PostgreSQL
+    ingestion_host: str = "127.0.0.1"
+    ingestion_port: Annotated[int, Field(ge=0, le=65535)] = 3003
+    ingestion_workers: Annotated[
+        int, Field(ge=1, le=64, validation_alias=_names("ingestion_workers", "WORKER_COUNT"))
+    ] = 2
+    read_max_entries: Annotated[int, Field(ge=1, le=100_000)] = 200
+    read_block_ms: Annotated[int, Field(ge=1, le=4000)] = 500
+    claim_idle_ms: Annotated[int, Field(ge=0)] = 60_000
+    database_pool_size: Annotated[
+        int, Field(ge=1, le=100, validation_alias=_names("database_pool_size", "DB_POOL_SIZE"))
+    ] = 8
+    database_connect_timeout_s: Annotated[float, Field(gt=0)] = 5.0
+    database_statement_timeout_s: Annotated[float, Field(gt=0)] = 15.0
+    dictionary_wait_s: Annotated[float, Field(ge=0)] = 5.0
+
+    # Limits of one message (defended in Rust)
+    max_message_bytes: Annotated[int, Field(ge=64)] = 1 * MIB
+    max_inflated_bytes: Annotated[int, Field(ge=64)] = 8 * MIB
+    max_depth: Annotated[int, Field(ge=1, le=100)] = 32
+    max_elements: Annotated[int, Field(ge=1)] = 200_000
+    max_text_bytes: Annotated[int, Field(ge=1, le=2000)] = 512
+    max_extra_bytes: Annotated[int, Field(ge=2)] = 8192
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] = 730
+    max_future_s: Annotated[int, Field(ge=0)] = 86_400
+
+    # Logs
+    log_level: Annotated[
+        str,
+        Field(
+            pattern="^(debug|info|warning|error)$",
+            validation_alias=_names("log_level", "LOG_LEVEL"),
+        ),
+    ] = "info"
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Settings:
+        """Read the environment; explicit `overrides` win. Raises `ConfigError`."""
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            name = ".".join(str(part) for part in first["loc"]) or "settings"
+            raise ConfigError(f"setting {name}: {first['msg']}") from None
+
+    def require(self, field: str) -> str:
+        """Value of a setting that this process cannot work without. Raises `ConfigError`."""
+        value = getattr(self, field)
+        if value is None:
+            raise ConfigError(f"{field.upper()} is not set; iotistica needs it to start")
+        return str(value)
+
+
+def url_with_credentials(scheme: str, user: str, password: str, address: str) -> str:
+    """Build `scheme://user:password@address` with the parts percent-encoded."""
+    return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{address}"

@@ -1,0 +1,1 @@
+"""A fleet of agents that behave as real ones do."""

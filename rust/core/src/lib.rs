@@ -1,0 +1,2 @@
+#![doc = "Pure telemetry core."]
+#![forbid(unsafe_code)]
