@@ -3,6 +3,34 @@
 from collections.abc import Sequence
 from typing import final
 
+from iotistica.embedded.builtin_broker import BrokerConfig
+
+__all__ = [
+    "LATEST_COLUMNS",
+    "READINGS_COLUMNS",
+    "Batch",
+    "Context",
+    "CopyBuffer",
+    "InvalidTopic",
+    "Limits",
+    "Outcome",
+    "Reject",
+    "Topic",
+    "Undecodable",
+    "Waiting",
+    "__version__",
+    "decode",
+    "decode_agent",
+    "decode_tenant",
+    "encode_agent",
+    "encode_batch",
+    "encode_tenant",
+    "explain",
+    "format_topic",
+    "parse_topic",
+    "serve_broker",
+]
+
 __version__: str
 
 READINGS_COLUMNS: tuple[str, ...]
@@ -20,10 +48,17 @@ class Undecodable(ValueError):
 class Topic:
     """A parsed topic `i/{T}/a/{A}/{kind}/{rest}`; identifiers are decoded."""
 
-    tenant: str
-    agent: str
-    kind: str
-    rest: str
+    @property
+    def tenant(self) -> str: ...
+    @property
+    def raw_tenant(self) -> str:
+        """The tenant as it stands in the topic: a literal id of eight characters looks encoded."""
+    @property
+    def agent(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def rest(self) -> str: ...
 
 def parse_topic(topic: str) -> Topic:
     """Parse and decode a topic. Raises `InvalidTopic`. The kind is lower-cased."""
@@ -50,21 +85,24 @@ class Limits:
     def __new__(
         cls,
         *,
-        max_message_bytes: int = ...,
-        max_inflated_bytes: int = ...,
-        max_depth: int = ...,
-        max_elements: int = ...,
-        max_text_bytes: int = ...,
-        max_extra_bytes: int = ...,
-        retention_days: int = ...,
-        max_future_s: int = ...,
+        max_message_bytes: int | None = None,
+        max_inflated_bytes: int | None = None,
+        max_depth: int | None = None,
+        max_elements: int | None = None,
+        max_text_bytes: int | None = None,
+        max_extra_bytes: int | None = None,
+        retention_days: int | None = None,
+        max_future_s: int | None = None,
+        max_batch_rows: int | None = None,
     ) -> Limits: ...
 
 @final
 class Context:
     """What decoding the messages of one tenant needs to know. Safe to share between threads."""
 
-    def __new__(cls, tenant: str, limits: Limits | None = None) -> Context: ...
+    def __new__(
+        cls, tenant: str, limits: Limits | None = None, *, key_compaction: bool = True
+    ) -> Context: ...
     @property
     def tenant(self) -> str: ...
     def add_agents(self, agents: Sequence[str]) -> None:
@@ -91,70 +129,130 @@ class CopyBuffer:
 
 @final
 class Reject:
-    """A message, or a part of its readings, that can never pass."""
+    """A message, or those of its readings that broke the same rule: they can never pass.
 
-    entry: int
-    """Index into the `entries` given."""
-    message: int
-    """Index of the message within its entry."""
-    stage: str
-    """topic, inflate, decode, expand or normalize."""
-    reason: str
-    """Short fixed name of the rule, fit for a metric label."""
-    detail: str
-    """One sentence that names field, value and rule; never the payload."""
-    readings: int
-    """Readings lost with it; 0 where the message could not be decoded that far."""
+    Several may name the same message, one for each rule.
+    """
+
+    @property
+    def entry(self) -> int:
+        """Index into the `entries` given."""
+    @property
+    def message(self) -> int:
+        """Index of the message within its entry."""
+    @property
+    def agent(self) -> str | None: ...
+    @property
+    def topic(self) -> str | None:
+        """MQTT topic; `None` for an entry in the reference's form."""
+    @property
+    def payload(self) -> bytes:
+        """The original bytes."""
+    @property
+    def stage(self) -> str:
+        """One of entry, topic, inflate, decode, expand, normalize."""
+    @property
+    def reason(self) -> str:
+        """Short fixed name of the rule, fit for a metric label."""
+    @property
+    def detail(self) -> str:
+        """One sentence that names field, value and rule; never the payload."""
+    @property
+    def readings(self) -> int:
+        """Readings lost with it; 0 where the message could not be decoded that far."""
 
 @final
 class Waiting:
-    """A message that cannot be decided before something is known."""
+    """A message to encode again, alone, in another call."""
 
-    entry: int
-    message: int
-    agent: str
-    needs: str
-    """`agent`: is this UUID one of the tenant's? `dictionary`: its dictionary of `version`."""
-    version: int
+    @property
+    def entry(self) -> int: ...
+    @property
+    def message(self) -> int | None:
+        """Index of the message: fields `2 * message` and `2 * message + 1` of the entry.
+
+        `None`: the whole entry, which is in the reference's form.
+        """
+    @property
+    def needs(self) -> str:
+        """What is missing.
+
+        `agent`: whether `agent` is one of the tenant's. `dictionary`: that of `agent`, of
+        `version`. `room`: nothing, the batch was full; may also come with `final`.
+        """
+    @property
+    def agent(self) -> str | None: ...
+    @property
+    def version(self) -> int: ...
 
 @final
 class Outcome:
     """What became of one message."""
 
-    entry: int
-    message: int
-    agent: str | None
-    rows: int
-    duplicates: int
-    collisions: int
-    dropped: int
-    rejected: int
+    @property
+    def entry(self) -> int: ...
+    @property
+    def message(self) -> int: ...
+    @property
+    def agent(self) -> str | None: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def duplicates(self) -> int: ...
+    @property
+    def collisions(self) -> int: ...
+    @property
+    def dropped(self) -> int: ...
+    @property
+    def rejected(self) -> int: ...
 
 @final
 class Batch:
-    """Result of `encode_batch`: everything a worker needs, no object per reading."""
+    """Result of `encode_batch`: everything a worker needs, no object per reading.
 
-    copy: CopyBuffer
-    """Rows for `readings`, sorted by primary key, without duplicates."""
-    latest: CopyBuffer
-    """Newest row of each series (agent, device, metric)."""
-    days: list[int]
-    """Days (since 1970-01-01, UTC) that the rows touch, ascending."""
-    messages: int
-    readings: int
-    """Readings seen: rows + duplicates + dropped + rejected + those of waiting messages (0)."""
-    duplicates: int
-    collisions: int
-    """Those of the duplicates whose device differs from the row that was kept."""
-    dropped: int
-    rejected: int
-    rejects: list[Reject]
-    waiting: list[Waiting]
-    oldest_received_ms: int
-    """Earliest reception of a message in the batch, epoch milliseconds; 0 if unknown."""
+    Lists are made anew whenever they are asked for.
+    """
+
+    @property
+    def copy(self) -> CopyBuffer:
+        """Rows for `readings`, sorted by primary key, without duplicates."""
+    @property
+    def latest(self) -> CopyBuffer:
+        """Newest row of each series (agent, device name, metric)."""
+    @property
+    def days(self) -> list[int]:
+        """Days (since 1970-01-01, UTC) that the rows touch, ascending."""
+    @property
+    def messages(self) -> int:
+        """Messages decided; waiting ones are not among them."""
+    @property
+    def readings(self) -> int:
+        """Readings seen: `rows + duplicates + dropped + rejected`."""
+    @property
+    def rows(self) -> int: ...
+    @property
+    def duplicates(self) -> int:
+        """Readings that a later one of the same key in this batch replaced."""
+    @property
+    def collisions(self) -> int:
+        """Those of the duplicates whose device differs from that of the row kept."""
+    @property
+    def dropped(self) -> int: ...
+    @property
+    def rejected(self) -> int: ...
+    @property
+    def unknown_fields(self) -> int:
+        """Fields of compacted messages that their dictionary does not know; left out."""
+    @property
+    def rejects(self) -> list[Reject]: ...
+    @property
+    def waiting(self) -> list[Waiting]: ...
     @property
     def outcomes(self) -> list[Outcome]:
-        """One for every message; made when asked for."""
+        """One for every message decided."""
+    @property
+    def oldest_received_ms(self) -> int:
+        """Earliest reception of a message in the batch, epoch milliseconds; 0 if unknown."""
 
 def encode_batch(
     entries: Sequence[tuple[bytes, Sequence[bytes]]],
@@ -179,3 +277,10 @@ def decode(payload: bytes, limits: Limits | None = None) -> bytes:
 def explain(topic: str | None, payload: bytes, context: Context, *, now_ms: int) -> bytes:
     """JSON report of what each stage makes of a payload: sniffed as, inflated bytes, decoded
     value, expanded value, rows, rejects. For `iotistica decode`."""
+
+def serve_broker(config: BrokerConfig) -> None:
+    """Run the MQTT 5 broker until SIGTERM or SIGINT; SIGHUP reloads the credentials.
+
+    To be called from the main thread of a process of its own. Raises `OSError` with one
+    sentence when the port, the data directory or a credentials file cannot be used.
+    """

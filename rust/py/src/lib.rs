@@ -1,6 +1,44 @@
-//! `iotistica._native`: what Python may see of the Rust side.
+//! `iotistica._native`: what Python may see of the Rust side. Converts, releases the GIL, calls,
+//! converts; every decision is made in the pure crates.
+
+mod batch;
+mod broker;
+mod buffer;
+mod context;
+mod enter;
+mod payload;
+mod topic;
 
 use pyo3::prelude::*;
 
 #[pymodule(gil_used = false)]
-mod _native {}
+mod _native {
+    use iotistica_core::copy;
+    use pyo3::prelude::*;
+    use pyo3::types::PyTuple;
+
+    #[pymodule_export]
+    use crate::batch::{Batch, Outcome, Reject, Waiting, encode_batch};
+    #[pymodule_export]
+    use crate::broker::serve_broker;
+    #[pymodule_export]
+    use crate::buffer::CopyBuffer;
+    #[pymodule_export]
+    use crate::context::{Context, Limits};
+    #[pymodule_export]
+    use crate::enter::{InvalidTopic, Undecodable};
+    #[pymodule_export]
+    use crate::payload::{decode, explain};
+    #[pymodule_export]
+    use crate::topic::{
+        Topic, decode_agent, decode_tenant, encode_agent, encode_tenant, format_topic, parse_topic,
+    };
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = module.py();
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("READINGS_COLUMNS", PyTuple::new(py, copy::READINGS_COLUMNS)?)?;
+        module.add("LATEST_COLUMNS", PyTuple::new(py, copy::LATEST_COLUMNS)?)
+    }
+}

@@ -1,0 +1,483 @@
+//! Composes the stages over stream entries; the only file that knows their order.
+//!
+//! entry → topic → inflate → decode → expand → normalize for each message, then
+//! dedup → copy once for all. A message that cannot pass costs itself alone, even if a stage
+//! panics; whatever arrives, `encode` returns.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bumpalo::Bump;
+
+use crate::context::Context;
+use crate::copy::{self, Copy};
+use crate::dedup::Deduped;
+use crate::entry::{self, Entry, Form, Header, Records};
+use crate::expand::{self, Compact};
+use crate::ids::AgentId;
+use crate::inflate::{self, Inflater, Wrapping};
+use crate::normalize::{Envelope, Normalizer, Scratch, Tally, Window};
+use crate::reading::Protocol;
+use crate::reject::{Reason, Reject};
+use crate::rows::Rows;
+use crate::topic::Topic;
+use crate::value::Value;
+use crate::{decode, ids};
+
+/// Rows share one buffer that is addressed with 32 bits; a batch stays far below.
+const BATCH_BYTES: usize = 512 << 20;
+
+/// Everything a writer needs.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub copy: Copy,
+    pub latest: Copy,
+    /// Days since 1970 that the rows touch.
+    pub days: Vec<i32>,
+    /// One for every message, in order.
+    pub outcomes: Vec<Outcome>,
+    pub rejects: Vec<Rejected>,
+    pub waiting: Vec<Waiting>,
+    /// Fields that dictionaries did not know.
+    pub unknown_fields: u32,
+    /// Earliest reception, epoch milliseconds; 0 if no message tells.
+    pub oldest_received_ms: i64,
+}
+
+/// What became of one message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    pub entry: u32,
+    pub message: u32,
+    pub agent: Option<AgentId>,
+    pub rows: u32,
+    pub duplicates: u32,
+    /// Those of the duplicates whose device differs from that of the row that was kept.
+    pub collisions: u32,
+    pub dropped: u32,
+    pub rejected: u32,
+}
+
+/// A message, or some of its readings, that can never pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    pub entry: u32,
+    pub message: u32,
+    pub agent: Option<AgentId>,
+    pub reject: Reject,
+    /// Readings lost; 0 where the message was not decoded that far.
+    pub readings: u32,
+}
+
+/// A message to encode again once something is known, or in the next batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub entry: u32,
+    /// `None`: the whole entry, which is in the reference's form.
+    pub message: Option<u32>,
+    pub needs: Need,
+}
+
+/// What a waiting message needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// To know whether the agent is one of the tenant's.
+    Agent(AgentId),
+    /// The agent's dictionary of this version.
+    Dictionary(AgentId, i64),
+    /// A batch with room left.
+    Room,
+}
+
+/// Why a message did not get through: for good, or not yet.
+enum Stop {
+    Reject(Reject),
+    Wait(Need),
+}
+
+impl From<Reject> for Stop {
+    fn from(reject: Reject) -> Self {
+        Self::Reject(reject)
+    }
+}
+
+/// The stages with their buffers, reused from batch to batch.
+pub struct Encoder {
+    inflater: Inflater,
+    record_inflater: Inflater,
+    arena: Bump,
+    record_arena: Bump,
+    rows: Rows,
+    deduped: Deduped,
+    scratch: Scratch,
+}
+
+/// One call's circumstances.
+#[derive(Clone, Copy)]
+struct Call<'c> {
+    context: &'c Context,
+    window: Window,
+    now_ms: i64,
+    /// Nothing more will be known: reject what would wait.
+    last: bool,
+}
+
+impl Encoder {
+    /// Reserve buffers for messages within the limits of a context.
+    pub fn new(context: &Context) -> Self {
+        Self {
+            inflater: Inflater::new(context.limits.inflated_bytes),
+            record_inflater: Inflater::new(context.limits.inflated_bytes),
+            arena: Bump::new(),
+            record_arena: Bump::new(),
+            rows: Rows::default(),
+            deduped: Deduped::default(),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Encode entries. With `last`, what would wait for knowledge is rejected.
+    pub fn encode(
+        &mut self,
+        entries: &[Entry<'_>],
+        context: &Context,
+        now_ms: i64,
+        last: bool,
+    ) -> Batch {
+        let mut batch = Batch::default();
+        self.rows.clear();
+        let window = Window::around(now_ms, &context.limits);
+        let call = Call { context, window, now_ms, last };
+        for (index, entry) in entries.iter().enumerate() {
+            let index = index as u32;
+            match entry::form(entry) {
+                Form::Messages(fields) => self.messages(index, fields, call, &mut batch),
+                Form::Records(records) => self.records(index, entry, records, call, &mut batch),
+            }
+        }
+        self.deduped.fill(&self.rows);
+        self.settle(&mut batch);
+        batch.copy = copy::readings(&self.rows, &self.deduped.kept);
+        batch.latest = copy::latest(&self.rows, &self.deduped.latest);
+        batch.days = copy::days(&self.rows, &self.deduped.kept);
+        batch
+    }
+
+    /// Rows of the last batch, and those kept, for reports.
+    pub(crate) fn rows(&self) -> (&Rows, &[u32]) {
+        (&self.rows, &self.deduped.kept)
+    }
+
+    fn has_room(&self, context: &Context) -> bool {
+        self.rows.rows.len() < context.limits.batch_rows && self.rows.bytes.len() < BATCH_BYTES
+    }
+
+    fn messages(&mut self, entry: u32, fields: &[&[u8]], call: Call<'_>, batch: &mut Batch) {
+        let (pairs, odd) = fields.as_chunks::<2>();
+        for (message, &[name, payload]) in pairs.iter().enumerate() {
+            let message = message as u32;
+            if !self.has_room(call.context) {
+                batch.waiting.push(Waiting { entry, message: Some(message), needs: Need::Room });
+                continue;
+            }
+            batch.guard(entry, message, &mut self.rows, |batch, outcome, rows| {
+                let header = Header::parse(name)?;
+                batch.received(header.received_ms);
+                let topic = Topic::parse(header.topic)?;
+                let agent = sender(&topic, call)?;
+                outcome.agent = Some(agent);
+                entry::check_size(payload.len(), call.context.limits.message_bytes)?;
+                let envelope = Envelope {
+                    agent: rows.agent(agent),
+                    message: batch.outcomes.len() as u32,
+                    device_name: None,
+                    timestamp: Value::Null,
+                    protocol: None,
+                    topic_protocol: Protocol::parse(topic.rest.split('/').next().unwrap_or("")),
+                    topic_name: topic.rest,
+                    received_us: header.received_ms.saturating_mul(1000),
+                };
+                self.arena.reset();
+                let payload = match inflate::is_deflated(payload) {
+                    true => self.inflater.inflate(payload, Wrapping::Zlib)?,
+                    false => payload,
+                };
+                let value = decode::decode(payload, &self.arena, &call.context.limits)?;
+                let value = expanded(value, agent, &self.arena, call, batch)?;
+                Ok(normalize(value, envelope, rows, &mut self.scratch, call))
+            });
+        }
+        if !odd.is_empty() {
+            let reject = Reject::new(Reason::EntryForm, "entry has a field without a value");
+            batch.reject(
+                Outcome { entry, message: pairs.len() as u32, ..Outcome::default() },
+                reject,
+            );
+        }
+    }
+
+    /// An entry in the reference's form: decided as a whole, since its records share one field.
+    fn records(
+        &mut self,
+        entry: u32,
+        source: &Entry<'_>,
+        records: Records<'_>,
+        call: Call<'_>,
+        batch: &mut Batch,
+    ) {
+        if !self.has_room(call.context) {
+            batch.waiting.push(Waiting { entry, message: None, needs: Need::Room });
+            return;
+        }
+        let limits = &call.context.limits;
+        self.record_arena.reset();
+        let texts = records.unpack(&mut self.record_inflater, limits);
+        let decoded = texts.and_then(|text| {
+            let text = self.record_arena.alloc_slice_copy(&text);
+            split_records(text, records, &self.record_arena, call)
+        });
+        let found = match decoded {
+            Ok(found) => found,
+            Err(reject) => {
+                batch.reject(Outcome { entry, ..Outcome::default() }, reject);
+                return;
+            }
+        };
+        let mut strangers = found.iter().filter_map(|record| record.agent(records));
+        if let Some(agent) = strangers.find(|id| !call.last && !call.context.agents.contains(id)) {
+            batch.waiting.push(Waiting { entry, message: None, needs: Need::Agent(agent) });
+            return;
+        }
+        let received_ms = id_ms(source.id).unwrap_or(call.now_ms);
+        batch.received(received_ms);
+        for (message, record) in found.iter().enumerate() {
+            batch.guard(entry, message as u32, &mut self.rows, |batch, outcome, rows| {
+                let agent = record.agent(records).ok_or_else(|| {
+                    Reject::new(Reason::AgentForm, "field deviceUuid: missing or not a UUID")
+                })?;
+                check_known(agent, Call { last: true, ..call })?;
+                outcome.agent = Some(agent);
+                let envelope = record.envelope(
+                    rows.agent(agent),
+                    batch.outcomes.len() as u32,
+                    received_ms,
+                    records,
+                );
+                let last = Call { last: true, ..call };
+                let value = expanded(record.data, agent, &self.record_arena, last, batch)?;
+                Ok(normalize(value, envelope, rows, &mut self.scratch, call))
+            });
+        }
+    }
+
+    /// Count what dedup decided for each message.
+    fn settle(&self, batch: &mut Batch) {
+        for &row in &self.deduped.kept {
+            batch.outcomes[self.rows.rows[row as usize].message as usize].rows += 1;
+        }
+        for &(row, differs) in &self.deduped.replaced {
+            let outcome = &mut batch.outcomes[self.rows.rows[row as usize].message as usize];
+            outcome.duplicates += 1;
+            outcome.collisions += u32::from(differs);
+        }
+    }
+}
+
+impl Batch {
+    fn received(&mut self, received_ms: i64) {
+        if self.oldest_received_ms == 0 || received_ms < self.oldest_received_ms {
+            self.oldest_received_ms = received_ms;
+        }
+    }
+
+    fn reject(&mut self, outcome: Outcome, reject: Reject) {
+        let Outcome { entry, message, agent, .. } = outcome;
+        self.rejects.push(Rejected { entry, message, agent, reject, readings: 0 });
+        self.outcomes.push(outcome);
+    }
+
+    /// Run the stages of one message and record what became of it. A panic is a reject too, and
+    /// rows of an unfinished message are taken back.
+    fn guard(
+        &mut self,
+        entry: u32,
+        message: u32,
+        rows: &mut Rows,
+        stages: impl FnOnce(&mut Self, &mut Outcome, &mut Rows) -> Result<Tally, Stop>,
+    ) {
+        let mark = rows.rows.len();
+        let mut outcome = Outcome { entry, message, ..Outcome::default() };
+        let done = catch_unwind(AssertUnwindSafe(|| stages(self, &mut outcome, rows)));
+        let stop = match done {
+            Ok(Ok(tally)) => return self.tally(outcome, tally),
+            Ok(Err(stop)) => stop,
+            Err(_) => {
+                Stop::Reject(Reject::new(Reason::Panicked, "a stage panicked; please report it"))
+            }
+        };
+        rows.truncate(mark);
+        match stop {
+            Stop::Reject(reject) => self.reject(outcome, reject),
+            Stop::Wait(needs) => {
+                self.waiting.push(Waiting { entry, message: Some(message), needs });
+            }
+        }
+    }
+
+    fn tally(&mut self, mut outcome: Outcome, tally: Tally) {
+        outcome.dropped = tally.dropped;
+        outcome.rejected = tally.rejected();
+        let Outcome { entry, message, agent, .. } = outcome;
+        for (reject, readings) in tally.rejects {
+            self.rejects.push(Rejected { entry, message, agent, reject, readings });
+        }
+        self.outcomes.push(outcome);
+    }
+}
+
+/// The agent that a topic names, if it may publish telemetry for the tenant.
+fn sender(topic: &Topic<'_>, call: Call<'_>) -> Result<AgentId, Stop> {
+    if !topic.is_of(&call.context.tenant) {
+        let detail = format!("topic is not one of tenant {:?}", call.context.tenant);
+        return Err(Reject::new(Reason::ForeignTenant, detail).into());
+    }
+    if topic.kind != "endpoints" {
+        let detail = "topic carries no telemetry: its fifth level is not \"endpoints\"";
+        return Err(Reject::new(Reason::TopicKind, detail).into());
+    }
+    let agent = topic.agent_id().ok_or_else(|| {
+        Reject::new(
+            Reason::AgentForm,
+            "topic's fourth level is neither a UUID nor its 22 characters",
+        )
+    })?;
+    check_known(agent, call)?;
+    Ok(agent)
+}
+
+fn check_known(agent: AgentId, call: Call<'_>) -> Result<(), Stop> {
+    if call.context.agents.contains(&agent) {
+        return Ok(());
+    }
+    if !call.last {
+        return Err(Stop::Wait(Need::Agent(agent)));
+    }
+    let detail = format!(
+        "agent {} is not one of tenant {:?}",
+        ids::format_uuid(&agent),
+        call.context.tenant
+    );
+    Err(Reject::new(Reason::UnknownAgent, detail).into())
+}
+
+/// Undo key compaction where it was used.
+fn expanded<'a>(
+    value: Value<'a>,
+    agent: AgentId,
+    arena: &'a Bump,
+    call: Call<'a>,
+    batch: &mut Batch,
+) -> Result<Value<'a>, Stop> {
+    let compact = Compact::recognize(value).filter(|_| call.context.key_compaction);
+    let Some(compact) = compact else { return Ok(value) };
+    let known = call.context.dictionaries.get(&agent);
+    let Some(dictionary) = known.filter(|dictionary| compact.fits(dictionary)) else {
+        if !call.last {
+            return Err(Stop::Wait(Need::Dictionary(agent, compact.version)));
+        }
+        let detail = match known {
+            Some(known) => format!(
+                "field v: dictionary version {} is not the known version {}",
+                compact.version, known.version
+            ),
+            None => format!(
+                "field v: no dictionary of the agent is known, version {} is needed",
+                compact.version
+            ),
+        };
+        return Err(Reject::new(Reason::DictionaryMissing, detail).into());
+    };
+    let expanded = expand::expand(compact, dictionary, arena, &call.context.limits)?;
+    batch.unknown_fields += expanded.unknown_fields;
+    Ok(expanded.value)
+}
+
+fn normalize(
+    value: Value<'_>,
+    envelope: Envelope<'_>,
+    rows: &mut Rows,
+    scratch: &mut Scratch,
+    call: Call<'_>,
+) -> Tally {
+    let limits = &call.context.limits;
+    let bytes_end = rows.bytes.len() + limits.inflated_bytes;
+    Normalizer { rows, scratch, limits, window: call.window, bytes_end }.payload(value, envelope)
+}
+
+/// One record of the reference's entries.
+struct Record<'a> {
+    whole: Value<'a>,
+    data: Value<'a>,
+}
+
+impl<'a> Record<'a> {
+    /// An object with `data` is a record; anything else is a payload of the entry's own agent.
+    fn of(value: Value<'a>) -> Self {
+        Self { whole: value, data: value.get("data").unwrap_or(value) }
+    }
+
+    fn agent(&self, records: Records<'_>) -> Option<AgentId> {
+        let own = self.whole.get("deviceUuid").and_then(|uuid| ids::parse_uuid(uuid.as_text()?));
+        own.or_else(|| ids::parse_uuid(std::str::from_utf8(records.device_uuid?).ok()?))
+    }
+
+    fn envelope(
+        &self,
+        agent: u32,
+        message: u32,
+        received_ms: i64,
+        records: Records<'a>,
+    ) -> Envelope<'a> {
+        let text = |key| self.whole.get(key).and_then(|value| value.as_text());
+        let entry_name = records.device_name.and_then(|name| std::str::from_utf8(name).ok());
+        let metadata = self.whole.get("metadata");
+        let said = metadata.and_then(|metadata| metadata.get("protocol"));
+        let from_system = matches!(records.source, b"system" | b"metrics");
+        Envelope {
+            agent,
+            message,
+            device_name: text("deviceName").or(entry_name).filter(|name| !name.is_empty()),
+            timestamp: self.whole.get("timestamp").unwrap_or(Value::Null),
+            protocol: said.and_then(|protocol| Protocol::parse(protocol.as_text()?)),
+            topic_protocol: from_system.then_some(Protocol::System),
+            topic_name: "",
+            received_us: received_ms.saturating_mul(1000),
+        }
+    }
+}
+
+/// Split an entry's text into records: a JSON array, lines of JSON, or a single payload.
+fn split_records<'a>(
+    text: &'a [u8],
+    records: Records<'_>,
+    arena: &'a Bump,
+    call: Call<'_>,
+) -> Result<Vec<Record<'a>>, Reject> {
+    let limits = &call.context.limits;
+    if records.content_type.ends_with(b"ndjson") {
+        let lines = text.split(|&c| c == b'\n').filter(|line| !line.trim_ascii().is_empty());
+        return lines.map(|line| Ok(Record::of(decode::decode(line, arena, limits)?))).collect();
+    }
+    let value = decode::decode(text, arena, limits)?;
+    let is_record = |value: &Value<'_>| value.get("data").is_some();
+    Ok(match value {
+        Value::Array(items) if items.iter().any(is_record) => {
+            items.iter().map(|&item| Record::of(item)).collect()
+        }
+        value => vec![Record::of(value)],
+    })
+}
+
+/// Milliseconds of a stream entry's id, `{ms}-{sequence}`.
+fn id_ms(id: &[u8]) -> Option<i64> {
+    std::str::from_utf8(id).ok()?.split_once('-')?.0.parse().ok()
+}

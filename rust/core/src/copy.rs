@@ -1,0 +1,219 @@
+//! Stage `copy`: rows to PostgreSQL's binary COPY format.
+//!
+//! Format: PostgreSQL documentation, COPY, "Binary Format": a header, then for each row its
+//! number of fields and each field as length and bytes, -1 being NULL, then a trailer.
+
+use crate::reading::{Protocol, Quality};
+use crate::rows::{Row, Rows};
+use crate::time::DAY_US;
+
+/// Columns of `readings`, in the order of the buffer.
+pub const READINGS_COLUMNS: [&str; 10] = [
+    "time",
+    "agent_uuid",
+    "metric_name",
+    "value",
+    "quality",
+    "unit",
+    "protocol",
+    "extra",
+    "anomaly_score",
+    "anomaly_threshold",
+];
+
+/// Columns of `readings_latest`, in the order of the buffer.
+pub const LATEST_COLUMNS: [&str; 8] =
+    ["agent_uuid", "device_name", "metric_name", "time", "value", "quality", "unit", "protocol"];
+
+const SIGNATURE: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
+const NULL: [u8; 4] = (-1_i32).to_be_bytes();
+const JSONB_VERSION: u8 = 1;
+/// PostgreSQL counts from 2000-01-01.
+const EPOCH_US: i64 = 10_957 * DAY_US;
+const TYPICAL_ROW_BYTES: usize = 224;
+
+/// A complete COPY stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Copy {
+    pub bytes: Vec<u8>,
+    pub rows: usize,
+}
+
+/// Encode rows of `readings`; the series and vocabulary fields are prebuilt once per batch.
+pub fn readings(rows: &Rows, kept: &[u32]) -> Copy {
+    let vocabulary = Vocabulary::new(rows);
+    let mut stream = Stream::new(READINGS_COLUMNS.len(), kept.len());
+    for &i in kept {
+        let row = &rows.rows[i as usize];
+        stream.begin();
+        stream.time(row.time_us);
+        stream.prebuilt(vocabulary.series.get(row.series));
+        stream.number(row.value);
+        stream.vocabulary(&vocabulary, row);
+        stream.json(row.extra.of(&rows.bytes));
+        stream.number(row.anomaly_score);
+        stream.number(row.anomaly_threshold);
+    }
+    stream.finish(kept.len())
+}
+
+/// Encode rows of `readings_latest`.
+pub fn latest(rows: &Rows, latest: &[u32]) -> Copy {
+    let vocabulary = Vocabulary::new(rows);
+    let mut stream = Stream::new(LATEST_COLUMNS.len(), latest.len());
+    for &i in latest {
+        let row = &rows.rows[i as usize];
+        let series = rows.series[row.series as usize];
+        stream.begin();
+        stream.field(&rows.agents[series.agent as usize]);
+        stream.field(rows.device_names[series.device as usize].of(&rows.bytes));
+        stream.field(rows.metrics.get(series.metric));
+        stream.time(row.time_us);
+        stream.number(row.value);
+        stream.vocabulary(&vocabulary, row);
+    }
+    stream.finish(latest.len())
+}
+
+/// Days since 1970 that the rows touch, ascending.
+pub fn days(rows: &Rows, kept: &[u32]) -> Vec<i32> {
+    let mut days = Vec::new();
+    for &i in kept {
+        let day = rows.rows[i as usize].time_us.div_euclid(DAY_US) as i32;
+        if days.last() != Some(&day) {
+            days.push(day);
+        }
+    }
+    days.sort_unstable();
+    days.dedup();
+    days
+}
+
+/// Fields that many rows share, encoded once and then copied as they are.
+struct Vocabulary {
+    /// `agent_uuid` and `metric_name` of each series.
+    series: Fields,
+    units: Fields,
+    qualities: Fields,
+    protocols: Fields,
+}
+
+impl Vocabulary {
+    fn new(rows: &Rows) -> Self {
+        let mut series = Fields::default();
+        for known in &rows.series {
+            series.push(&[&rows.agents[known.agent as usize], rows.metrics.get(known.metric)]);
+        }
+        let mut units = Fields::default();
+        for index in 0..rows.units.len() as u32 {
+            units.push(&[rows.units.get(index)]);
+        }
+        let mut qualities = Fields::default();
+        for quality in Quality::ALL {
+            qualities.push(&[quality.name().as_bytes()]);
+        }
+        let mut protocols = Fields::default();
+        for protocol in Protocol::ALL {
+            protocols.push(&[protocol.name().as_bytes()]);
+        }
+        Self { series, units, qualities, protocols }
+    }
+}
+
+/// Encoded fields, by index.
+#[derive(Default)]
+struct Fields {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Fields {
+    fn push(&mut self, fields: &[&[u8]]) {
+        for field in fields {
+            self.bytes.extend_from_slice(&length(field));
+            self.bytes.extend_from_slice(field);
+        }
+        self.ends.push(self.bytes.len());
+    }
+
+    fn get(&self, index: u32) -> &[u8] {
+        let index = index as usize;
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bytes[start..self.ends[index]]
+    }
+}
+
+/// Every field is bounded by `Limits` far below 2 GiB.
+fn length(field: &[u8]) -> [u8; 4] {
+    (field.len() as i32).to_be_bytes()
+}
+
+struct Stream {
+    bytes: Vec<u8>,
+    columns: [u8; 2],
+}
+
+impl Stream {
+    fn new(columns: usize, rows: usize) -> Self {
+        let mut bytes = Vec::with_capacity(SIGNATURE.len() + rows * TYPICAL_ROW_BYTES);
+        bytes.extend_from_slice(SIGNATURE);
+        Self { bytes, columns: (columns as i16).to_be_bytes() }
+    }
+
+    fn begin(&mut self) {
+        self.bytes.extend_from_slice(&self.columns);
+    }
+
+    fn field(&mut self, field: &[u8]) {
+        self.bytes.extend_from_slice(&length(field));
+        self.bytes.extend_from_slice(field);
+    }
+
+    fn prebuilt(&mut self, fields: &[u8]) {
+        self.bytes.extend_from_slice(fields);
+    }
+
+    fn eight(&mut self, value: [u8; 8]) {
+        let mut field = [0; 12];
+        field[..4].copy_from_slice(&8_i32.to_be_bytes());
+        field[4..].copy_from_slice(&value);
+        self.bytes.extend_from_slice(&field);
+    }
+
+    fn time(&mut self, time_us: i64) {
+        self.eight((time_us - EPOCH_US).to_be_bytes());
+    }
+
+    fn number(&mut self, value: Option<f64>) {
+        match value {
+            Some(number) => self.eight(number.to_be_bytes()),
+            None => self.bytes.extend_from_slice(&NULL),
+        }
+    }
+
+    /// Quality, unit and protocol.
+    fn vocabulary(&mut self, vocabulary: &Vocabulary, row: &Row) {
+        self.prebuilt(vocabulary.qualities.get(row.quality as u32));
+        match row.unit {
+            Some(unit) => self.prebuilt(vocabulary.units.get(unit)),
+            None => self.bytes.extend_from_slice(&NULL),
+        }
+        self.prebuilt(vocabulary.protocols.get(row.protocol as u32));
+    }
+
+    fn json(&mut self, json: &[u8]) {
+        if json.is_empty() {
+            self.bytes.extend_from_slice(&NULL);
+            return;
+        }
+        self.bytes.extend_from_slice(&(json.len() as i32 + 1).to_be_bytes());
+        self.bytes.push(JSONB_VERSION);
+        self.bytes.extend_from_slice(json);
+    }
+
+    fn finish(mut self, rows: usize) -> Copy {
+        self.bytes.extend_from_slice(&TRAILER);
+        Copy { bytes: self.bytes, rows }
+    }
+}

@@ -1,0 +1,234 @@
+//! One crossing for each batch: entries in, buffers and outcomes out.
+
+use std::borrow::Cow;
+
+use iotistica_core::batch::{self as core, Need};
+use iotistica_core::entry::Entry;
+use iotistica_core::ids;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+
+use crate::buffer::CopyBuffer;
+use crate::context::Context;
+
+type GivenEntry = (PyBackedBytes, Vec<PyBackedBytes>);
+
+#[pyfunction]
+#[pyo3(signature = (entries, context, *, now_ms, r#final = false))]
+pub fn encode_batch(
+    py: Python<'_>,
+    entries: Vec<GivenEntry>,
+    context: &Context,
+    now_ms: i64,
+    r#final: bool,
+) -> PyResult<Batch> {
+    let mut batch = py.detach(|| {
+        let borrowed: Vec<_> = entries.iter().map(|entry| borrow(entry)).collect();
+        context.encoder(|encoder| encoder.encode(&borrowed, &context.read(), now_ms, r#final))
+    });
+    let copy = Py::new(py, CopyBuffer::from(std::mem::take(&mut batch.copy)))?;
+    let latest = Py::new(py, CopyBuffer::from(std::mem::take(&mut batch.latest)))?;
+    Ok(Batch { copy, latest, entries, encoded: batch })
+}
+
+fn borrow((id, fields): &GivenEntry) -> Entry<'_> {
+    Entry { id, fields: fields.iter().map(|field| &**field).collect() }
+}
+
+/// Result of `encode_batch`. Lists are made when they are asked for.
+#[pyclass(frozen, module = "iotistica._native")]
+pub struct Batch {
+    #[pyo3(get)]
+    copy: Py<CopyBuffer>,
+    #[pyo3(get)]
+    latest: Py<CopyBuffer>,
+    entries: Vec<GivenEntry>,
+    encoded: core::Batch,
+}
+
+impl Batch {
+    fn sum(&self, count: impl Fn(&core::Outcome) -> u32) -> u64 {
+        self.encoded.outcomes.iter().map(|outcome| u64::from(count(outcome))).sum()
+    }
+
+    fn reject(&self, rejected: &core::Rejected) -> Reject {
+        let empty = Vec::new();
+        let fields = self.entries.get(rejected.entry as usize).map_or(&empty, |(_, fields)| fields);
+        let own = |offset| fields.get(2 * rejected.message as usize + offset);
+        let topic = own(0).and_then(|name| {
+            let (_, topic) = std::str::from_utf8(name).ok()?.split_once(' ')?;
+            Some(topic.to_owned())
+        });
+        // The reference's entries share one field among their records: all of it is kept.
+        let named = |name: &[u8]| fields.iter().position(|field| **field == *name);
+        let shared = || {
+            let at = [b"data".as_slice(), b"payload_b64", b"payload"]
+                .iter()
+                .find_map(|name| named(name))?;
+            fields.get(at + 1)
+        };
+        let payload = if topic.is_some() { own(1) } else { shared().or_else(|| own(1)) };
+        Reject {
+            entry: rejected.entry,
+            message: rejected.message,
+            agent: rejected.agent.as_ref().map(ids::format_uuid),
+            topic,
+            payload: payload.map(|bytes| bytes.to_vec()).unwrap_or_default(),
+            stage: rejected.reject.reason.stage().name(),
+            reason: rejected.reject.reason.name(),
+            detail: rejected.reject.detail.to_string(),
+            readings: rejected.readings,
+        }
+    }
+}
+
+#[pymethods]
+impl Batch {
+    #[getter]
+    fn rows(&self) -> u64 {
+        self.sum(|outcome| outcome.rows)
+    }
+
+    #[getter]
+    fn days(&self) -> &[i32] {
+        &self.encoded.days
+    }
+
+    #[getter]
+    fn messages(&self) -> usize {
+        self.encoded.outcomes.len()
+    }
+
+    #[getter]
+    fn readings(&self) -> u64 {
+        self.sum(|outcome| outcome.rows + outcome.duplicates + outcome.dropped + outcome.rejected)
+    }
+
+    #[getter]
+    fn duplicates(&self) -> u64 {
+        self.sum(|outcome| outcome.duplicates)
+    }
+
+    #[getter]
+    fn collisions(&self) -> u64 {
+        self.sum(|outcome| outcome.collisions)
+    }
+
+    #[getter]
+    fn dropped(&self) -> u64 {
+        self.sum(|outcome| outcome.dropped)
+    }
+
+    #[getter]
+    fn rejected(&self) -> u64 {
+        self.sum(|outcome| outcome.rejected)
+    }
+
+    #[getter]
+    fn unknown_fields(&self) -> u32 {
+        self.encoded.unknown_fields
+    }
+
+    #[getter]
+    fn oldest_received_ms(&self) -> i64 {
+        self.encoded.oldest_received_ms
+    }
+
+    #[getter]
+    fn rejects(&self) -> Vec<Reject> {
+        self.encoded.rejects.iter().map(|rejected| self.reject(rejected)).collect()
+    }
+
+    #[getter]
+    fn waiting(&self) -> Vec<Waiting> {
+        self.encoded.waiting.iter().map(Waiting::from).collect()
+    }
+
+    #[getter]
+    fn outcomes(&self) -> Vec<Outcome> {
+        self.encoded.outcomes.iter().map(|&outcome| Outcome(outcome)).collect()
+    }
+}
+
+/// A message, or some of its readings, that can never pass.
+#[pyclass(frozen, get_all, module = "iotistica._native")]
+pub struct Reject {
+    entry: u32,
+    message: u32,
+    agent: Option<String>,
+    topic: Option<String>,
+    payload: Vec<u8>,
+    stage: &'static str,
+    reason: &'static str,
+    detail: String,
+    readings: u32,
+}
+
+/// A message to encode again.
+#[pyclass(frozen, get_all, module = "iotistica._native")]
+pub struct Waiting {
+    entry: u32,
+    message: Option<u32>,
+    needs: &'static str,
+    agent: Option<String>,
+    version: i64,
+}
+
+impl From<&core::Waiting> for Waiting {
+    fn from(waiting: &core::Waiting) -> Self {
+        let (needs, agent, version) = match waiting.needs {
+            Need::Agent(agent) => ("agent", Some(agent), 0),
+            Need::Dictionary(agent, version) => ("dictionary", Some(agent), version),
+            Need::Room => ("room", None, 0),
+        };
+        let agent = agent.as_ref().map(ids::format_uuid);
+        Self { entry: waiting.entry, message: waiting.message, needs, agent, version }
+    }
+}
+
+/// What became of one message.
+#[pyclass(frozen, module = "iotistica._native")]
+pub struct Outcome(core::Outcome);
+
+#[pymethods]
+impl Outcome {
+    #[getter]
+    fn entry(&self) -> u32 {
+        self.0.entry
+    }
+
+    #[getter]
+    fn message(&self) -> u32 {
+        self.0.message
+    }
+
+    #[getter]
+    fn agent(&self) -> Option<Cow<'static, str>> {
+        self.0.agent.as_ref().map(|agent| ids::format_uuid(agent).into())
+    }
+
+    #[getter]
+    fn rows(&self) -> u32 {
+        self.0.rows
+    }
+
+    #[getter]
+    fn duplicates(&self) -> u32 {
+        self.0.duplicates
+    }
+
+    #[getter]
+    fn collisions(&self) -> u32 {
+        self.0.collisions
+    }
+
+    #[getter]
+    fn dropped(&self) -> u32 {
+        self.0.dropped
+    }
+
+    #[getter]
+    fn rejected(&self) -> u32 {
+        self.0.rejected
+    }
+}
