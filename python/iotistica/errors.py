@@ -28,3 +28,7 @@ class NotFound(IotisticaError):
 
 class BadRequest(IotisticaError):
     """A parameter is wrong; the message names the parameter, its value and what is allowed."""
+
+
+class StartFailed(IotisticaError):
+    """A server of ours ended or never became ready; the message has its last words and its log."""

@@ -46,3 +46,16 @@ SHARED_GROUP = "iotistica-api"
 def shared_filter(topic_filter: str) -> str:
     """Topic filter of the shared subscription (MQTT 5.0 section 4.8.2)."""
     return f"$share/{SHARED_GROUP}/{topic_filter}"
+
+
+STRAY = "stray"
+"""In the place of a tenant, for the dead letters of messages that belong to none of ours."""
+
+TELEMETRY_FILTER = "i/+/a/+/endpoints/#"
+"""Agents may use topics of several levels below `endpoints`."""
+
+DICTIONARY_FILTER = "i/+/a/+/meta/dictionary"
+"""Retained, and retained messages do not reach shared subscriptions."""
+
+BROKER_DROPPED_TOPIC = "$SYS/broker/publish/messages/dropped"
+"""Mosquitto's count of messages that it dropped since its start."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from typing import Any
 
 import orjson
@@ -49,3 +50,22 @@ def get(name: str) -> structlog.stdlib.BoundLogger:
     """Logger of one module."""
     logger: structlog.stdlib.BoundLogger = structlog.get_logger(name)
     return logger
+
+
+class Occasional:
+    """Warns at most once in `interval_s` of each kind of event, with the count of those unsaid."""
+
+    def __init__(self, logger: structlog.stdlib.BoundLogger, interval_s: float = 10.0) -> None:
+        self._logger = logger
+        self._interval_s = interval_s
+        self._next: dict[str, float] = {}
+        self._unsaid: dict[str, int] = {}
+
+    def warning(self, event: str, **context: Any) -> None:
+        """Say it, or count it. `event` is the kind: a fixed sentence."""
+        now = time.monotonic()
+        if now < self._next.get(event, 0.0):
+            self._unsaid[event] = self._unsaid.get(event, 0) + 1
+            return
+        self._next[event] = now + self._interval_s
+        self._logger.warning(event, **context, unsaid=self._unsaid.pop(event, 0))

@@ -5,7 +5,11 @@ One process has one registry; its `/metrics` is `render()`. Names carry units.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 REGISTRY = CollectorRegistry()
 
@@ -26,7 +30,9 @@ def _histogram(name: str, text: str, *labels: str) -> Histogram:
 
 # Bridge
 BRIDGE_MESSAGES = _counter("bridge_messages_total", "MQTT messages received", "kind")
-BRIDGE_BYTES = _counter("bridge_payload_bytes_total", "Payload bytes received over MQTT")
+BRIDGE_BYTES = _counter(
+    "bridge_payload_bytes_total", "Payload bytes of telemetry that Redis accepted"
+)
 BRIDGE_REJECTED = _counter("bridge_rejected_total", "MQTT messages refused at the door", "reason")
 BRIDGE_ACKED = _counter(
     "bridge_acknowledged_total", "MQTT messages acknowledged after Redis had them"
@@ -42,6 +48,12 @@ BRIDGE_BATCH_SECONDS = _histogram(
 BROKER_DROPPED = _gauge(
     "broker_dropped_messages", "Messages the broker says it dropped ($SYS); must stay 0"
 )
+
+# Supervisor
+PROCESS_RESTARTS = _counter(
+    "process_restarts_total", "Processes started again after they ended", "name"
+)
+PROCESS_UP = _gauge("process_up", "1 where a process answers its operations listener", "name")
 
 # Ingestion
 INGESTION_ENTRIES = _counter("ingestion_entries_total", "Stream entries read")
@@ -62,6 +74,9 @@ WRITES = _counter("ingestion_writes_total", "Batches committed", "path")
 WRITE_FAILURES = _counter(
     "ingestion_write_failures_total", "Batches that PostgreSQL did not take", "kind"
 )
+WORKER_CRASHES = _counter(
+    "ingestion_worker_crashes_total", "Workers that a defect ended; each was started again"
+)
 STAGE_SECONDS = _histogram("ingestion_stage_seconds", "Time of a batch in one stage", "stage")
 DWELL_SECONDS = _histogram("ingestion_dwell_seconds", "Accepted by Redis to committed")
 STREAM_LENGTH = _gauge("ingestion_stream_entries", "Entries in the ingestion stream", "tenant")
@@ -79,3 +94,29 @@ HTTP_SECONDS = _histogram("http_request_seconds", "Time to answer an HTTP reques
 def render() -> bytes:
     """Prometheus text exposition of this process."""
     return generate_latest(REGISTRY)
+
+
+class _Merged:
+    """A collector of what several processes exposed."""
+
+    def __init__(self, expositions: Mapping[str, bytes]) -> None:
+        self._expositions = expositions
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for process, text in self._expositions.items():
+            for family in text_string_to_metric_families(text.decode()):
+                merged = families.setdefault(
+                    family.name, Metric(family.name, family.documentation, family.type)
+                )
+                for sample in family.samples:
+                    labels = {**sample.labels, "process": process}
+                    merged.add_sample(sample.name, labels, sample.value, sample.timestamp)
+        yield from families.values()
+
+
+def merge(expositions: Mapping[str, bytes]) -> bytes:
+    """One exposition of several, by process name, told apart by the label `process`."""
+    registry = CollectorRegistry()
+    registry.register(_Merged(expositions))
+    return generate_latest(registry)

@@ -1,11 +1,13 @@
-"""All settings, read once from the environment (or a `.env` style file) into one frozen object.
+"""All settings, read once from the environment into one frozen object.
 
 Names are `IOTISTICA_…` with the field's name in capitals, except the three server URLs and
-the reference platform's own names, which are accepted as aliases.
+the reference platform's own names, which are accepted as aliases. `IOTISTICA_ENV_FILE` names a file
+of `NAME=value` lines that stand in for what the environment does not say.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -53,6 +55,31 @@ class Settings(BaseSettings):
         SecretStr | None, Field(validation_alias=_names("mqtt_password", "MQTT_PASSWORD"))
     ] = None
 
+    # The reference's parts of two of these URLs (reference section 4.5)
+    db_host: Annotated[str | None, Field(validation_alias=AliasChoices("DB_HOST", "db_host"))] = (
+        None
+    )
+    db_port: Annotated[int, Field(validation_alias=AliasChoices("DB_PORT", "db_port"))] = 5432
+    db_name: Annotated[str, Field(validation_alias=AliasChoices("DB_NAME", "db_name"))] = "iotistic"
+    db_user: Annotated[str | None, Field(validation_alias=AliasChoices("DB_USER", "db_user"))] = (
+        None
+    )
+    db_password: Annotated[
+        SecretStr | None, Field(validation_alias=AliasChoices("DB_PASSWORD", "db_password"))
+    ] = None
+    redis_host: Annotated[
+        str | None, Field(validation_alias=AliasChoices("REDIS_HOST", "redis_host"))
+    ] = None
+    redis_port: Annotated[int, Field(validation_alias=AliasChoices("REDIS_PORT", "redis_port"))] = (
+        6379
+    )
+    redis_username: Annotated[
+        str | None, Field(validation_alias=AliasChoices("REDIS_USERNAME", "redis_username"))
+    ] = None
+    redis_password: Annotated[
+        SecretStr | None, Field(validation_alias=AliasChoices("REDIS_PASSWORD", "redis_password"))
+    ] = None
+
     # Cloud API
     api_host: str = "127.0.0.1"
     api_port: Annotated[
@@ -67,13 +94,18 @@ class Settings(BaseSettings):
     bridge_processes: Annotated[int, Field(ge=1, le=64)] = 1
     web_processes: Annotated[int, Field(ge=1, le=64)] = 1
 
+    stop_grace_s: Annotated[float, Field(ge=0, le=60)] = 8.0
+
     # Bridge: MQTT to Redis
     mqtt_client: Annotated[str, Field(pattern="^(auto|aiomqtt3|aiomqtt2)$")] = "auto"
     mqtt_client_id: Annotated[
         str | None, Field(validation_alias=_names("mqtt_client_id", "MQTT_CLIENT_ID"))
     ] = None
-    mqtt_session_expiry_s: Annotated[int, Field(ge=0)] = 300
+    # A bridge that is away longer loses what the broker kept for it: as long as brokers allow.
+    mqtt_session_expiry_s: Annotated[int, Field(ge=0)] = 7 * 86_400
     mqtt_receive_maximum: Annotated[int, Field(ge=1, le=65535)] = 2000
+    bridge_in_flight_bytes: Annotated[int, Field(ge=1 * MIB)] = 64 * MIB
+    tenant_refresh_s: Annotated[float, Field(ge=0)] = 1.0
     batch_max_messages: Annotated[int, Field(ge=1, le=10_000)] = 400
     batch_max_bytes: Annotated[int, Field(ge=1024)] = 1 * MIB
     batch_max_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 5.0
@@ -95,6 +127,7 @@ class Settings(BaseSettings):
     ] = 8
     database_connect_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     database_statement_timeout_s: Annotated[float, Field(gt=0)] = 15.0
+    database_pgbouncer: bool = False
     dictionary_wait_s: Annotated[float, Field(ge=0)] = 5.0
 
     # Limits of one message (defended in Rust)
@@ -106,6 +139,11 @@ class Settings(BaseSettings):
     max_extra_bytes: Annotated[int, Field(ge=2)] = 8192
     retention_days: Annotated[int, Field(ge=1, le=36_500)] = 730
     max_future_s: Annotated[int, Field(ge=0)] = 86_400
+
+    # Embedded servers of `iotistica up`
+    broker: Annotated[str, Field(pattern="^(auto|mosquitto|builtin)$")] = "auto"
+    postgres_bin: Path | None = None
+    redis_bin: Path | None = None
 
     # Logs
     log_level: Annotated[
@@ -119,12 +157,26 @@ class Settings(BaseSettings):
     @classmethod
     def load(cls, **overrides: Any) -> Settings:
         """Read the environment; explicit `overrides` win. Raises `ConfigError`."""
+        file = os.environ.get("IOTISTICA_ENV_FILE")
+        if file is not None and not Path(file).is_file():
+            raise ConfigError(f"IOTISTICA_ENV_FILE is {file}; there is no such file")
         try:
-            return cls(**overrides)
+            return cls(**{"_env_file": file, **overrides})._with_urls()
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             name = ".".join(str(part) for part in first["loc"]) or "settings"
             raise ConfigError(f"setting {name}: {first['msg']}") from None
+
+    def _with_urls(self) -> Settings:
+        """Compose the URLs that are given in parts."""
+        urls = {}
+        if self.database_url is None and self.db_host is not None:
+            who = _credentials(self.db_user, self.db_password)
+            urls["database_url"] = f"postgresql://{who}{self.db_host}:{self.db_port}/{self.db_name}"
+        if self.redis_url is None and self.redis_host is not None:
+            who = _credentials(self.redis_username or "", self.redis_password)
+            urls["redis_url"] = f"redis://{who}{self.redis_host}:{self.redis_port}/0"
+        return self.model_copy(update=urls)
 
     def require(self, field: str) -> str:
         """Value of a setting that this process cannot work without. Raises `ConfigError`."""
@@ -134,6 +186,13 @@ class Settings(BaseSettings):
         return str(value)
 
 
+def _credentials(user: str | None, password: SecretStr | None) -> str:
+    """`user:password@` with the parts percent-encoded, or as much of it as there is."""
+    if password is not None:
+        return f"{quote(user or '', safe='')}:{quote(password.get_secret_value(), safe='')}@"
+    return f"{quote(user, safe='')}@" if user else ""
+
+
 def url_with_credentials(scheme: str, user: str, password: str, address: str) -> str:
     """Build `scheme://user:password@address` with the parts percent-encoded."""
-    return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{address}"
+    return f"{scheme}://{_credentials(user, SecretStr(password))}{address}"

@@ -1,0 +1,97 @@
+"""The asyncpg pool, and what its errors mean."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from iotistica.errors import ConfigError, StoreUnavailable
+from iotistica.settings import Settings
+
+# Generic in the stubs only, hence the quotes.
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+Connection: TypeAlias = (
+    "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+)
+
+DuplicateKey = asyncpg.UniqueViolationError
+
+# SQLSTATE classes that blame the data: data exception, integrity, cardinality, program limit
+# (an index row too large); and a malformed COPY stream, which stands among the connection errors.
+_REFUSAL_CLASSES = ("21", "22", "23", "54")
+_PROTOCOL_VIOLATION = "08P01"
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether PostgreSQL refuses this data and always will."""
+    if not isinstance(error, asyncpg.PostgresError):
+        return False
+    state = error.sqlstate or ""
+    return state == _PROTOCOL_VIOLATION or state[:2] in _REFUSAL_CLASSES
+
+
+def is_too_slow(error: BaseException) -> bool:
+    """Whether the server gave a statement up; a server that hangs or is away is not meant."""
+    return isinstance(error, asyncpg.QueryCanceledError)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same statement may pass later: the server's state is at fault, not the data.
+
+    A missing table or a wrong password counts too: somebody can mend it, and data must wait.
+    """
+    if isinstance(error, asyncpg.PostgresError):
+        return not is_refusal(error)
+    return isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError)
+
+
+@contextmanager
+def unavailable(what: str) -> Iterator[None]:
+    """Turn transient errors of asyncpg into `StoreUnavailable`."""
+    try:
+        yield
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        text = str(error) or type(error).__name__
+        raise StoreUnavailable(f"PostgreSQL could not {what}: {text}") from error
+
+
+async def open_pool(settings: Settings, *, application_name: str) -> Pool:
+    """Pool of `database_pool_size` connections, opened as they are needed.
+
+    Raises `ConfigError` for a malformed URL; a server that is away shows at first use.
+    """
+    # It would log a traceback for each attempt to reconnect; our own loops say so once.
+    logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
+    # asyncpg would look at it at the first connection only.
+    if urlsplit(url := settings.require("database_url")).scheme not in ("postgresql", "postgres"):
+        raise ConfigError("DATABASE_URL is not a PostgreSQL URL: it must begin with postgresql://")
+    return await asyncpg.create_pool(
+        url,
+        min_size=0,
+        max_size=settings.database_pool_size,
+        timeout=settings.database_connect_timeout_s,
+        **_session(settings, application_name),
+    )
+
+
+def _session(settings: Settings, application_name: str) -> dict[str, Any]:
+    """Time limits of a session: the server's, and a later one here for a server that hangs."""
+    limit_s = settings.database_statement_timeout_s
+    session: dict[str, Any] = {
+        "command_timeout": limit_s + 5,
+        "server_settings": {"application_name": application_name},
+    }
+    if settings.database_pgbouncer:
+        # Transaction pooling: a statement prepared now may run on another server connection,
+        # and pgbouncer refuses start-up parameters that it does not know.
+        session["statement_cache_size"] = 0
+    else:
+        session["server_settings"]["statement_timeout"] = str(int(limit_s * 1000))
+    return session

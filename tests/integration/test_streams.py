@@ -1,0 +1,237 @@
+"""Streams against a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from datetime import UTC, datetime
+
+import orjson
+import pytest
+import redis.asyncio
+
+from iotistica.errors import BadRequest, ConfigError, StoreUnavailable
+from iotistica.streams import DeadLetter, Entry, StreamDepth, Streams
+
+AGENT = "0a8b3b0e-5c1e-4f0e-9d55-0242ac120002"
+FIELDS = [b"1795453097011-0 i/T/a/A/endpoints/x", b"\x78\x9c\x00\xff", b"1795453097011-1 y", b""]
+
+
+def letter(original_id: bytes) -> DeadLetter:
+    return DeadLetter(
+        data=b"\x78\x9c\x00\xff",
+        topic=b"i/T/a/A/endpoints/x",
+        original_id=original_id,
+        error="payload is not JSON",
+        reason="not_json",
+        stage="decode",
+        agent=AGENT,
+        attempts=1,
+        readings=7,
+        failed_at=datetime(2026, 11, 20, 12, tzinfo=UTC),
+    )
+
+
+@pytest.fixture
+async def raw(redis_url: str) -> redis.asyncio.Redis:
+    client = redis.asyncio.Redis.from_url(redis_url)
+    yield client
+    await client.aclose()
+
+
+async def test_entry_comes_back_as_the_flat_list_that_was_added(
+    streams: Streams, tenant: str
+) -> None:
+    await streams.ensure_group(tenant)
+    entry_id = await streams.add(tenant, FIELDS)
+    assert await streams.read(tenant, "one", count=10, block_ms=10) == [(entry_id, FIELDS)]
+
+
+async def test_group_begins_with_entries_older_than_itself(streams: Streams, tenant: str) -> None:
+    entry_id = await streams.add(tenant, FIELDS)
+    await streams.ensure_group(tenant)
+    assert [entry[0] for entry in await streams.read(tenant, "one", count=10, block_ms=10)] == [
+        entry_id
+    ]
+
+
+async def test_empty_stream_is_waited_for(streams: Streams, tenant: str) -> None:
+    await streams.ensure_group(tenant)
+    reading = asyncio.create_task(streams.read(tenant, "one", count=10, block_ms=4000))
+    entry_id = await streams.add(tenant, FIELDS)
+    assert [entry[0] for entry in await reading] == [entry_id]
+    started = time.monotonic()
+    assert await streams.read(tenant, "one", count=10, block_ms=50) == []
+    assert time.monotonic() - started < 2
+
+
+async def test_two_consumers_never_read_the_same_entry(streams: Streams, tenant: str) -> None:
+    ids = [await streams.add(tenant, FIELDS) for _ in range(20)]
+    await streams.ensure_group(tenant)
+    first = await streams.read(tenant, "one", count=7, block_ms=10)
+    second = await streams.read(tenant, "two", count=100, block_ms=10)
+    assert [entry[0] for entry in first + second] == ids
+
+
+async def test_settled_entry_is_gone_and_its_neighbor_stays(streams: Streams, tenant: str) -> None:
+    first, _second = [await streams.add(tenant, FIELDS) for _ in range(2)]
+    await streams.ensure_group(tenant)
+    await streams.read(tenant, "one", count=10, block_ms=10)
+    await streams.settle(tenant, [first])
+    assert await streams.depth(tenant) == StreamDepth(entries=1, lag=0, pending=1, dead_letters=0)
+
+
+async def test_unread_entries_survive_any_settling(streams: Streams, tenant: str) -> None:
+    await streams.ensure_group(tenant)
+    read = await streams.add(tenant, FIELDS)
+    await streams.read(tenant, "one", count=1, block_ms=10)
+    unread = await streams.add(tenant, FIELDS)
+    await streams.settle(tenant, [read])
+    assert await streams.depth(tenant) == StreamDepth(entries=1, lag=1, pending=0, dead_letters=0)
+    assert [entry[0] for entry in await streams.read(tenant, "one", count=9, block_ms=10)] == [
+        unread
+    ]
+
+
+async def test_dead_letter_holds_every_field_by_value(
+    streams: Streams, tenant: str, raw: redis.asyncio.Redis
+) -> None:
+    await streams.ensure_group(tenant)
+    entry_id = await streams.add(tenant, FIELDS)
+    await streams.read(tenant, "one", count=10, block_ms=10)
+    await streams.settle(tenant, [entry_id], [letter(entry_id)])
+    [(_, fields)] = await raw.xrange(f"tenant:{{{tenant}}}:agent:devices:dlq")
+    assert fields == {
+        b"data": b"\x78\x9c\x00\xff",
+        b"topic": b"i/T/a/A/endpoints/x",
+        b"original_id": entry_id,
+        b"error": b"payload is not JSON",
+        b"reason": b"not_json",
+        b"stage": b"decode",
+        b"attempts": b"1",
+        b"failed_at": b"2026-11-20T12:00:00+00:00",
+        b"tenant": tenant.encode(),
+        b"agent": AGENT.encode(),
+        b"readings": b"7",
+    }
+    assert await streams.depth(tenant) == StreamDepth(entries=0, lag=0, pending=0, dead_letters=1)
+
+
+async def test_dead_letter_needs_no_entry(streams: Streams, tenant: str) -> None:
+    await streams.dead_letter(tenant, [letter(b""), letter(b"")])
+    assert (await streams.depth(tenant)).dead_letters == 2
+
+
+async def test_idle_entries_are_claimed_and_held_ones_are_not(
+    streams: Streams, tenant: str
+) -> None:
+    ids = [await streams.add(tenant, FIELDS) for _ in range(2)]
+    await streams.ensure_group(tenant)
+    await streams.read(tenant, "dead", count=10, block_ms=10)
+    assert await streams.claim(tenant, "heir", min_idle_ms=60_000, count=10) == []
+    claimed: list[Entry] = []
+    while not claimed:
+        await streams.hold(tenant, "dead", ids[:1])
+        claimed = await streams.claim(tenant, "heir", min_idle_ms=50, count=10)
+    assert claimed == [(ids[1], FIELDS)]
+
+
+async def test_lost_group_is_made_again_and_nothing_is_skipped(
+    streams: Streams, tenant: str, raw: redis.asyncio.Redis
+) -> None:
+    entry_id = await streams.add(tenant, FIELDS)
+    assert await streams.read(tenant, "one", count=10, block_ms=10) == []  # made it
+    assert len(await streams.read(tenant, "one", count=10, block_ms=10)) == 1
+    await raw.xgroup_destroy(
+        f"tenant:{{{tenant}}}:agent:devices:ingestion", f"{tenant}:device-writers"
+    )
+    assert await streams.claim(tenant, "one", min_idle_ms=0, count=10) == []  # made it
+    again = await streams.read(tenant, "one", count=10, block_ms=10)
+    assert [entry[0] for entry in again] == [entry_id]
+
+
+async def test_depth_of_nothing_is_zero(streams: Streams, tenant: str) -> None:
+    nothing = StreamDepth(entries=0, lag=0, pending=0, dead_letters=0)
+    assert await streams.depth(tenant) == nothing
+
+
+async def test_dictionary_is_stored_as_the_reference_does(
+    streams: Streams, raw: redis.asyncio.Redis
+) -> None:
+    message = orjson.dumps(
+        {
+            "version": 4,
+            "fields": ["timestamp", {"name": "metric", "index": 3}],
+            "enums": {"quality": {"GOOD": 1}},
+            "metrics": {"modbus": {"temperature": 0}},
+            "devices": {"modbus": {"pump": 7}},
+        }
+    )
+    await streams.put_dictionary(AGENT, message)
+    stored = {key: await raw.get(key) for key in sorted(await raw.keys("dict:*"))}
+    key = f"dict:{AGENT}".encode()
+    digest = hashlib.sha256(b'["metric","timestamp"]').hexdigest().encode()
+    assert stored == {
+        key: b'{"0":"timestamp","3":"metric"}',
+        key + b":agents": b'{"modbus":{"pump":7}}',
+        key + b":enums": b'{"quality":{"GOOD":1}}',
+        key + b":hash": digest,
+        key + b":metrics": b'{"modbus":{"temperature":0}}',
+        key + b":version": b"4",
+    }
+    assert 29 * 86_400 < await raw.ttl(f"dict:{AGENT}:version") <= 30 * 86_400
+    version, dictionary = await streams.dictionary(AGENT)
+    assert version == 4
+    assert orjson.loads(dictionary) == {
+        "fields": {"0": "timestamp", "3": "metric"},
+        "hash": digest.decode(),
+        "enums": {"quality": {"GOOD": 1}},
+        "metrics": {"modbus": {"temperature": 0}},
+        "agents": {"modbus": {"pump": 7}},
+    }
+
+
+async def test_unknown_dictionary_is_none(streams: Streams) -> None:
+    assert await streams.dictionary(AGENT) is None
+
+
+@pytest.mark.parametrize(
+    "message", [b"\xff", b"[]", b"{}", b'{"version":1}', b'{"version":true,"fields":[]}',
+                b'{"version":1,"fields":[1]}', b'{"version":1,"fields":{"x":"y"}}']
+)  # fmt: skip
+async def test_malformed_dictionary_is_refused(streams: Streams, message: bytes) -> None:
+    with pytest.raises(BadRequest, match="dictionary"):
+        await streams.put_dictionary(AGENT, message)
+
+
+async def test_redis_away_is_unavailable_whatever_is_asked(
+    tenant: str, unused_tcp_port: int
+) -> None:
+    streams = Streams(f"redis://127.0.0.1:{unused_tcp_port}")
+    calls = [
+        streams.ping(),
+        streams.add(tenant, FIELDS),
+        streams.ensure_group(tenant),
+        streams.read(tenant, "one", count=1, block_ms=1),
+        streams.claim(tenant, "one", min_idle_ms=0, count=1),
+        streams.settle(tenant, [b"1-1"]),
+        streams.depth(tenant),
+        streams.dictionary(AGENT),
+    ]
+    for call in calls:
+        with pytest.raises(StoreUnavailable, match="Redis could not"):
+            await call
+    await streams.close()
+
+
+async def test_wrong_password_is_unavailable(redis_url: str, tenant: str) -> None:
+    streams = Streams(redis_url.replace("@", "x@"))
+    with pytest.raises(StoreUnavailable, match="Redis could not"):
+        await streams.add(tenant, FIELDS)
+    await streams.close()
+
+
+def test_malformed_url_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="REDIS_URL is not a Redis URL"):
+        Streams("http://127.0.0.1")
