@@ -1,0 +1,51 @@
+"""Databases of both storage profiles, and streams."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from iotistica.settings import Settings
+from iotistica.store.migrate import migrate
+from iotistica.store.pool import Pool, open_pool
+from iotistica.streams import Streams
+
+
+@pytest.fixture(params=["plain", "timescale"])
+def empty_database(request: pytest.FixtureRequest) -> str:
+    """URL of an empty database, in each profile."""
+    name = {"plain": "postgres_url", "timescale": "timescale_url"}[request.param]
+    return request.getfixturevalue(name)
+
+
+@pytest.fixture
+async def database(empty_database: str) -> str:
+    """URL of a migrated database, in each profile."""
+    await migrate(empty_database)
+    return empty_database
+
+
+@pytest.fixture
+async def pool(database: str) -> AsyncIterator[Pool]:
+    """Pool of our own kind on the migrated database."""
+    pool = await open_pool(Settings(database_url=database), application_name="test")
+    yield pool
+    pool.terminate()
+
+
+@pytest.fixture
+async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
+    """A plain connection to look with."""
+    connection = await asyncpg.connect(database)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def streams(redis_url: str) -> AsyncIterator[Streams]:
+    """Streams on an empty Redis."""
+    streams = Streams(redis_url)
+    yield streams
+    await streams.close()

@@ -1,0 +1,25 @@
+"""Ports: remembered where free, different from each other."""
+
+from __future__ import annotations
+
+import socket
+
+from iotistica.embedded.ports import answers, free_port, free_ports, is_free
+
+
+def test_a_port_in_use_is_not_free_and_another_is_chosen() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert not is_free(port)
+        assert free_port(port) != port
+    assert is_free(port)
+    assert free_port(port) == port
+
+
+def test_ports_of_one_call_differ() -> None:
+    ports = free_ports(dict.fromkeys(map(str, range(50)), 0))
+    assert len(set(ports.values())) == 50
+
+
+async def test_nobody_answers_on_a_free_port() -> None:
+    assert not await answers(free_port())
