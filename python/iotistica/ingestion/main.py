@@ -1,0 +1,208 @@
+"""Entry point of an ingestion process: a worker for every tenant, metrics, and a graceful stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvloop
+
+from iotistica import log, metrics, ops
+from iotistica.backoff import Backoff
+from iotistica.errors import StoreUnavailable
+from iotistica.ingestion.encoder import Encoder
+from iotistica.ingestion.station import Lane, Station
+from iotistica.ingestion.worker import Worker
+from iotistica.ingestion.writer import Writer
+from iotistica.settings import Settings
+from iotistica.store.agents import AgentStore
+from iotistica.store.pool import Pool, is_transient, open_pool
+from iotistica.store.readings import ReadingStore
+from iotistica.store.tenants import tenant_ids
+from iotistica.streams import Streams
+
+_LOG = log.get(__name__)
+
+_DEPTH_PERIOD_S = 5.0
+_DAYS_PERIOD_S = 3600.0
+_DAYS_AHEAD = 3
+_CLOSE_S = 0.5
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises `ConfigError`."""
+    uvloop.run(serve(settings))
+
+
+async def serve(settings: Settings) -> None:
+    """Serve on the running loop; a signal finishes what is in hand and returns."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    async with opened(settings, stopping) as process:
+        probe = ops.Probe("ingestion", ready=process.troubles, details=process.details)
+        host, port = settings.ingestion_host, settings.ingestion_port
+        async with ops.serve(probe, host=host, port=port) as url:
+            _LOG.info("ingestion listens", url=url)
+            await process.run()
+
+
+@asynccontextmanager
+async def opened(settings: Settings, stopping: asyncio.Event) -> AsyncIterator[Ingestion]:
+    """A process's connections, closed at the end. Raises `ConfigError`."""
+    streams = Streams(settings.require("redis_url"))
+    pool = await open_pool(settings, application_name="iotistica-ingestion")
+    executor = ThreadPoolExecutor(settings.ingestion_workers, "encode")
+    store = ReadingStore(pool)
+    station = Station(
+        settings=settings,
+        streams=streams,
+        writer=Writer(store),
+        slots=asyncio.Semaphore(settings.ingestion_workers),
+        stopping=stopping,
+    )
+    try:
+        yield Ingestion(station, pool, store, executor)
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+        try:
+            await asyncio.wait_for(pool.close(), _CLOSE_S)
+        except TimeoutError:
+            pool.terminate()
+        await streams.close()
+
+
+class Ingestion:
+    """One process: finds tenants, runs their workers, measures, makes partitions ahead."""
+
+    def __init__(
+        self, station: Station, pool: Pool, store: ReadingStore, executor: ThreadPoolExecutor
+    ) -> None:
+        self._station = station
+        self._pool = pool
+        self._store = store
+        self._executor = executor
+        self._agents = AgentStore(pool)
+        self._workers: dict[str, asyncio.Task[None]] = {}
+        station.troubles["start"] = "the tenants have not been read yet"
+
+    def troubles(self) -> list[str]:
+        """Why the process is not ready."""
+        if self._station.stopping.is_set():
+            return ["stopping"]
+        return [f"{server}: {text}" for server, text in self._station.troubles.items()]
+
+    def details(self) -> Mapping[str, Any]:
+        """Members of `/health`."""
+        return {"tenants": len(self._workers), "troubles": self.troubles()}
+
+    async def run(self) -> None:
+        """Until stopping; then waits for what is in hand, at most `stop_grace_s`."""
+        chores = [
+            asyncio.create_task(self._every(period_s, chore))
+            for period_s, chore in (
+                (max(self._station.settings.tenant_refresh_s, 0.1), self._find_tenants),
+                (_DEPTH_PERIOD_S, self._measure),
+                (_DAYS_PERIOD_S, self._make_days_ahead),
+            )
+        ]
+        stopping = asyncio.create_task(self._station.stopping.wait())
+        await asyncio.wait({stopping, *chores}, return_when=asyncio.FIRST_COMPLETED)
+        broken = [chore for chore in chores if chore.done()]
+        self._station.stopping.set()
+        await self._finish({stopping, *chores, *self._workers.values()})
+        for chore in broken:
+            chore.result()  # raises the defect that ended it
+
+    async def _finish(self, tasks: set[asyncio.Task[Any]]) -> None:
+        grace_s = self._station.settings.stop_grace_s
+        _, late = await asyncio.wait(tasks, timeout=grace_s)
+        if late:
+            # A statement in a server that hangs ends with its connection, not by being cancelled.
+            # What they hold stays pending in Redis.
+            self._pool.terminate()
+            for task in late:
+                task.cancel()
+            await asyncio.wait(late, timeout=_CLOSE_S)
+        _LOG.info("ingestion stopped", unfinished=len(late))
+
+    async def _every(self, period_s: float, chore: Callable[[], Awaitable[None]]) -> None:
+        """Repeat until stopping; a server that is away shortens the wait for the next time."""
+        backoff = Backoff()
+        while not self._station.stopping.is_set():
+            try:
+                await chore()
+            except Exception as error:
+                if not (isinstance(error, StoreUnavailable) or is_transient(error)):
+                    raise
+                _LOG.debug("chore failed", chore=chore, error=str(error))
+                await self._station.pause(min(backoff.next_s(), period_s))
+            else:
+                backoff.reset()
+                await self._station.pause(period_s)
+
+    async def _find_tenants(self) -> None:
+        try:
+            tenants = await tenant_ids(self._pool)
+        except StoreUnavailable as error:
+            self._station.trouble("PostgreSQL (tenants)", error)
+            raise
+        self._station.troubles.pop("start", None)
+        self._station.well("PostgreSQL (tenants)")
+        for tenant in sorted(tenants - self._workers.keys()):
+            self._workers[tenant] = asyncio.create_task(self._work_for(tenant))
+
+    async def _work_for(self, tenant: str) -> None:
+        """Run the tenant's worker; a defect of ours must not end the others, nor go unseen."""
+        backoff = Backoff()
+        worker = Worker(self._lane(tenant))
+        while not self._station.stopping.is_set():
+            try:
+                await worker.run()
+            except Exception:
+                metrics.WORKER_CRASHES.inc()
+                _LOG.exception("worker crashed", tenant=tenant)
+                await self._station.pause(backoff.next_s())
+
+    def _lane(self, tenant: str) -> Lane:
+        encoder = Encoder(
+            tenant,
+            settings=self._station.settings,
+            executor=self._executor,
+            agents=self._agents,
+            streams=self._station.streams,
+        )
+        return Lane(
+            tenant=tenant,
+            consumer=consumer_name(tenant),
+            encoder=encoder,
+            station=self._station,
+        )
+
+    async def _measure(self) -> None:
+        for tenant in list(self._workers):
+            depth = await self._station.streams.depth(tenant)
+            metrics.STREAM_LENGTH.labels(tenant).set(depth.entries)
+            metrics.STREAM_LAG.labels(tenant).set(depth.lag)
+            metrics.STREAM_PENDING.labels(tenant).set(depth.pending)
+            metrics.DLQ_LENGTH.labels(tenant).set(depth.dead_letters)
+
+    async def _make_days_ahead(self) -> None:
+        today = int(time.time() // 86_400)
+        await self._store.make_days(range(today - 1, today + _DAYS_AHEAD))
+
+
+def consumer_name(tenant: str) -> str:
+    """`{tenant}:{host}:{process id}`, after reference section 3, but unique to the process."""
+    host = os.environ.get("HOSTNAME") or socket.gethostname()
+    if not any(sign in host for sign in "-_."):
+        host = uuid.uuid4().hex  # a bare name such as `localhost` may stand on many machines
+    return f"{tenant}:{host}:{os.getpid()}"
