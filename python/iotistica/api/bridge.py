@@ -1,0 +1,195 @@
+"""The bridge process: one MQTT session after another, from the broker to Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import uvloop
+
+from iotistica import keys, log, metrics, mqtt, ops, supervisor
+from iotistica.api.batch import Routes
+from iotistica.api.inbound import Health, Inbound
+from iotistica.api.tenants import Tenants
+from iotistica.backoff import Backoff
+from iotistica.errors import ConfigError, StoreUnavailable
+from iotistica.settings import Settings
+from iotistica.store.pool import open_pool
+from iotistica.store.tenants import tenant_ids
+from iotistica.streams import Streams
+
+_REDIS_CHECK_S = 2.0
+
+_log = log.get(__name__)
+
+
+class Bridge:
+    """Keeps an MQTT session open and everything received on it moving, until told to stop."""
+
+    def __init__(
+        self, settings: Settings, *, name: str, streams: Streams, tenants: Tenants
+    ) -> None:
+        self._settings = settings
+        self._options = session_options(settings, name)
+        self._streams = streams
+        self._tenants = tenants
+        self._routes = Routes()
+        self._sessions = 0
+        self.health = Health()
+
+    def reasons(self) -> Sequence[str]:
+        """Why messages are not moving now."""
+        states = (self.health.broker, self.health.redis, self._tenants.error)
+        return [reason for reason in states if reason is not None]
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Move messages until `stop`; opens a new session whenever one is lost."""
+        chores = [
+            asyncio.create_task(work) for work in (self._watch_redis(), self._tenants.warm_up())
+        ]
+        try:
+            await self._keep_session(stop)
+        finally:
+            for chore in chores:
+                chore.cancel()
+            await asyncio.gather(*chores, return_exceptions=True)
+
+    async def _watch_redis(self) -> None:
+        """Know about Redis also when no message asks for it."""
+        while True:
+            try:
+                await self._streams.ping()
+            except StoreUnavailable as error:
+                self.health.redis = str(error)
+            else:
+                self.health.redis = None
+            await asyncio.sleep(_REDIS_CHECK_S)
+
+    async def _keep_session(self, stop: asyncio.Event) -> None:
+        backoff = Backoff(first_s=0.1, most_s=10.0)
+        while not stop.is_set():
+            try:
+                async with mqtt.connect(
+                    self._options, client=self._settings.mqtt_client
+                ) as session:
+                    await self._serve(session, stop, backoff.reset)
+            except (mqtt.Disconnected, mqtt.Refused) as error:
+                self.health.broker = str(error)
+                pause_s = backoff.next_s()
+                _log.warning("no MQTT session", error=str(error), pause_s=round(pause_s, 2))
+                await _sleep_unless(stop, pause_s)
+            finally:
+                metrics.BRIDGE_CONNECTED.set(0)
+
+    async def _subscribe(self, session: mqtt.Session) -> None:
+        await session.subscribe(keys.shared_filter(keys.TELEMETRY_FILTER))
+        if self._settings.key_compaction:
+            await session.subscribe(keys.DICTIONARY_FILTER)
+        try:
+            await session.subscribe(keys.BROKER_DROPPED_TOPIC)
+        except mqtt.Refused:
+            _log.warning("the broker does not show its dropped counter")
+
+    def _opened(self, session: mqtt.Session) -> None:
+        self.health.broker = None
+        metrics.BRIDGE_CONNECTED.set(1)
+        if self._sessions:
+            metrics.BRIDGE_RECONNECTS.inc()
+        self._sessions += 1
+        _log.info("MQTT session open", client=self._options.client_id, resumed=session.resumed)
+
+    async def _serve(
+        self, session: mqtt.Session, stop: asyncio.Event, opened: Callable[[], None]
+    ) -> None:
+        inbound = Inbound(
+            session,
+            self._settings,
+            streams=self._streams,
+            tenants=self._tenants,
+            routes=self._routes,
+            health=self.health,
+        )
+        receiving = asyncio.create_task(inbound.run())
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            # While messages are already moved: a resumed session brings as many as the window
+            # takes, and the broker's answer to a subscription may stand behind them.
+            await self._subscribe(session)
+            self._opened(session)
+            opened()
+            await asyncio.wait((receiving, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if receiving.done():
+                receiving.result()
+            receiving.cancel()
+            await inbound.finish(self._settings.stop_grace_s / 2)
+        finally:
+            receiving.cancel()
+            stopping.cancel()
+            await asyncio.gather(receiving, stopping, return_exceptions=True)
+            await inbound.cancel()
+
+
+def session_options(settings: Settings, name: str) -> mqtt.Options:
+    """How process `name` connects. Raises `ConfigError`.
+
+    The client id is fixed, so that a restarted process resumes the session of its predecessor.
+    """
+    prefix = settings.mqtt_client_id or f"{keys.SHARED_GROUP}-{socket.gethostname()}"
+    password = settings.mqtt_password
+    return mqtt.parse_url(
+        settings.require("mqtt_url"),
+        client_id=f"{prefix}-{name}",
+        username=settings.mqtt_username,
+        password=password.get_secret_value() if password is not None else None,
+        clean_start=False,
+        session_expiry_s=settings.mqtt_session_expiry_s,
+        receive_maximum=settings.mqtt_receive_maximum,
+        max_in_flight_messages=settings.mqtt_receive_maximum,
+        max_in_flight_bytes=settings.bridge_in_flight_bytes,
+    )
+
+
+async def _sleep_unless(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
+
+
+async def run(assignment: supervisor.Assignment) -> None:
+    """Be the bridge process until SIGTERM or SIGINT. Raises `ConfigError`."""
+    settings, stop = assignment.settings, asyncio.Event()
+    supervisor.on_signals(stop)
+    pool = await open_pool(
+        settings.model_copy(update={"database_pool_size": 1}), application_name=assignment.name
+    )
+    streams = Streams(settings.require("redis_url"))
+    tenants = Tenants(partial(tenant_ids, pool), refresh_s=settings.tenant_refresh_s)
+    bridge = Bridge(settings, name=assignment.name, streams=streams, tenants=tenants)
+    probe = ops.Probe(f"iotistica-api {assignment.name}", ready=bridge.reasons)
+    try:
+        async with ops.serve(probe, sock=assignment.listener):
+            await bridge.run(stop)
+    finally:
+        await streams.close()
+        await pool.close()
+
+
+def main() -> int:
+    """Entry point of `python -m iotistica.api.bridge`, started by the supervisor."""
+    assignment = supervisor.assigned()
+    log.configure(assignment.settings.log_level, service="api", process=assignment.name)
+    try:
+        uvloop.run(run(assignment))
+    except ConfigError as error:
+        _log.error(str(error))
+        return supervisor.EXIT_CONFIG
+    except StoreUnavailable as error:
+        _log.error(str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,258 @@
+"""What the bridge does with the messages of one MQTT session: sort, batch, hand to Redis, confirm.
+
+The order is the promise: a message is acknowledged to the broker only after Redis has accepted
+it, as telemetry or as a dead letter. Whatever ends earlier, the broker sends it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+from iotistica import keys, log, metrics
+from iotistica._native import InvalidTopic
+from iotistica.api.batch import Batch, Letters, Route, Routes, Telemetry
+from iotistica.api.tenants import Tenants
+from iotistica.backoff import Backoff
+from iotistica.errors import BadRequest, StoreUnavailable
+from iotistica.mqtt import Message, Session
+from iotistica.settings import Settings
+from iotistica.streams import DeadLetter, Streams
+
+# Each write takes a connection of the pool; more at once would not make Redis any faster.
+_MAX_WRITES = 8
+
+_occasional = log.Occasional(log.get(__name__))
+
+
+class Health:
+    """What the process can say about the servers behind it."""
+
+    def __init__(self) -> None:
+        self.broker: str | None = "the broker is not connected yet"
+        self.redis: str | None = "Redis has not answered yet"
+
+
+class Inbound:
+    """The messages of one session, from reception to acknowledgement.
+
+    It dies with its session: what it had not finished is cancelled, because the broker sends it
+    again on the next one.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        settings: Settings,
+        *,
+        streams: Streams,
+        tenants: Tenants,
+        routes: Routes,
+        health: Health,
+    ) -> None:
+        self._session = session
+        self._max_message_bytes = settings.max_message_bytes
+        self._max_messages = settings.batch_max_messages
+        self._max_bytes = settings.batch_max_bytes
+        self._delay_s = settings.batch_max_delay_ms / 1000
+        self._streams = streams
+        self._tenants = tenants
+        self._routes = routes
+        self._health = health
+        self._telemetry: dict[str, Telemetry] = {}
+        self._letters: dict[str, Letters] = {}
+        self._strangers: dict[str, list[tuple[Message, Route]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lanes: dict[str, asyncio.Lock] = {}
+        self._writes = asyncio.Semaphore(_MAX_WRITES)
+        self._dictionaries = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        metrics.BRIDGE_IN_FLIGHT.set_function(lambda: session.in_flight)
+
+    async def run(self) -> None:
+        """Take messages until the session is lost. Raises `Disconnected`."""
+        while True:
+            messages = await self._session.receive()
+            stamp = b"%d-" % (time.time_ns() // 1_000_000)
+            for message in messages:
+                self._sort(message, stamp)
+            if self._timer is None and (self._telemetry or self._letters):
+                self._timer = asyncio.get_running_loop().call_later(self._delay_s, self._flush)
+
+    async def finish(self, grace_s: float) -> None:
+        """Hand over what was received, for `grace_s` at the most, then give up the rest."""
+        self._flush()
+        deadline = time.monotonic() + grace_s
+        # A task may start others: a stranger that turns out to be known is then handed over.
+        while self._tasks and (left_s := deadline - time.monotonic()) > 0:
+            await asyncio.wait(set(self._tasks), timeout=left_s)
+        await self.cancel()
+
+    async def cancel(self) -> None:
+        """Give up what is not finished; the broker still has it."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _sort(self, message: Message, stamp: bytes) -> None:
+        route = self._routes.get(message.topic)
+        if route is None:
+            route = self._first_seen(message)
+            if route is None:
+                return
+        if route.tenant not in self._tenants.known or route.tenant in self._strangers:
+            # Also where the answer is here and those who waited for it are not yet sorted: none
+            # may overtake them.
+            self._hold(message, route)
+        elif len(message.payload) > self._max_message_bytes:
+            self._refuse_large(message, route)
+        elif route.kind == "endpoints":
+            self._append(message, route, stamp)
+        else:
+            self._start(self._keep_dictionary(message, route))
+
+    def _append(self, message: Message, route: Route, stamp: bytes) -> None:
+        batch = self._telemetry.get(route.tenant)
+        if batch is None:
+            batch = self._telemetry[route.tenant] = Telemetry(route.tenant, time.monotonic())
+        fields = batch.fields
+        fields.append(b"%b%d%b" % (stamp, len(batch.messages), route.suffix))
+        fields.append(message.payload)
+        batch.messages.append(message)
+        batch.size += len(message.payload)
+        if len(batch.messages) >= self._max_messages or batch.size >= self._max_bytes:
+            del self._telemetry[route.tenant]
+            self._start(self._hand_over(batch))
+
+    def _first_seen(self, message: Message) -> Route | None:
+        if message.topic == keys.BROKER_DROPPED_TOPIC:
+            if message.payload.isdigit():
+                metrics.BROKER_DROPPED.set(int(message.payload))
+            self._session.acknowledge([message])
+            return None
+        try:
+            return self._routes.parse(message.topic)
+        except InvalidTopic as error:
+            self._refuse(message, None, reason="invalid_topic", error=str(error))
+            return None
+
+    # Strangers: messages whose tenant is not known (yet)
+
+    def _hold(self, message: Message, route: Route) -> None:
+        if waiting := self._strangers.get(route.tenant):
+            waiting.append((message, route))
+        elif self._tenants.is_unknown(route.tenant):
+            self._refuse_stranger(message, route)
+        else:
+            self._strangers[route.tenant] = [(message, route)]
+            self._start(self._identify(route.tenant))
+
+    async def _identify(self, tenant: str) -> None:
+        known = await self._tenants.holds(tenant)
+        waiting = self._strangers.pop(tenant)
+        stamp = b"%d-" % (time.time_ns() // 1_000_000)
+        for message, route in waiting:
+            if known:
+                self._sort(message, stamp)
+            else:
+                self._refuse_stranger(message, route)
+        self._flush()
+
+    # Refusals
+
+    def _refuse_stranger(self, message: Message, route: Route) -> None:
+        error = f"tenant {route.tenant!r} does not exist"
+        self._refuse(message, route, reason="unknown_tenant", error=error)
+
+    def _refuse_large(self, message: Message, route: Route) -> None:
+        size, limit = len(message.payload), self._max_message_bytes
+        error = f"payload has {size} bytes; at most {limit} are allowed"
+        self._refuse(message, route, reason="too_large", error=error)
+
+    def _refuse(self, message: Message, route: Route | None, *, reason: str, error: str) -> None:
+        metrics.BRIDGE_REJECTED.labels(reason).inc()
+        _occasional.warning("message refused: " + reason, topic=message.topic, error=error)
+        ours = route is not None and route.tenant in self._tenants.known
+        tenant = route.tenant if route is not None and ours else keys.STRAY
+        batch = self._letters.get(tenant)
+        if batch is None:
+            batch = self._letters[tenant] = Letters(tenant, time.monotonic())
+        batch.messages.append(message)
+        batch.letters.append(
+            DeadLetter(
+                data=message.payload,
+                topic=message.topic,
+                original_id="",
+                error=error,
+                reason=reason,
+                stage="bridge",
+                failed_at=datetime.now(UTC),
+                agent=route.agent if route is not None else "",
+            )
+        )
+
+    # Dictionaries
+
+    async def _keep_dictionary(self, message: Message, route: Route) -> None:
+        try:
+            # In order of arrival, or an older dictionary could replace a newer one.
+            async with self._dictionaries:
+                await self._until_redis_takes(
+                    lambda: self._streams.put_dictionary(route.agent, message.payload)
+                )
+        except BadRequest as error:
+            self._refuse(message, route, reason="invalid_dictionary", error=str(error))
+            self._flush()
+        else:
+            metrics.BRIDGE_MESSAGES.labels("dictionary").inc()
+            self._confirm([message])
+
+    # Redis
+
+    def _flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        batches: list[Batch] = [*self._telemetry.values(), *self._letters.values()]
+        for batch in batches:
+            self._start(self._hand_over(batch))
+        self._telemetry.clear()
+        self._letters.clear()
+
+    async def _hand_over(self, batch: Batch) -> None:
+        # One tenant's batches one after the other: they stay in order, and while Redis is away
+        # one of them asks for it and not all.
+        async with self._lanes.setdefault(batch.tenant, asyncio.Lock()), self._writes:
+            await self._until_redis_takes(lambda: batch.write(self._streams))
+        if isinstance(batch, Telemetry):
+            metrics.BRIDGE_MESSAGES.labels("endpoints").inc(len(batch.messages))
+            metrics.BRIDGE_BYTES.inc(batch.size)
+        metrics.BRIDGE_BATCH_SECONDS.observe(time.monotonic() - batch.opened_at)
+        self._confirm(batch.messages)
+
+    def _confirm(self, messages: list[Message]) -> None:
+        self._session.acknowledge(messages)
+        metrics.BRIDGE_ACKED.inc(len(messages))
+
+    async def _until_redis_takes(self, write: Callable[[], Awaitable[None]]) -> None:
+        backoff = Backoff(first_s=0.05, most_s=2.0)
+        while True:
+            try:
+                await write()
+            except StoreUnavailable as error:
+                self._health.redis = str(error)
+                _occasional.warning("Redis does not take messages; the broker holds", error=error)
+                await asyncio.sleep(backoff.next_s())
+            else:
+                self._health.redis = None
+                return
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

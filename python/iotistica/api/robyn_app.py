@@ -1,0 +1,159 @@
+"""The web process. The only module that imports Robyn, which must not face a network bare:
+a bad chunked body ends its whole process, so it listens on loopback only."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import Any
+
+from robyn import Headers, Response, Robyn
+from robyn.argument_parser import Config
+
+from iotistica import log, ops, supervisor
+from iotistica.api import auth
+from iotistica.api.http import Reply, Request, Table, error_reply
+from iotistica.api.peers import Peers
+from iotistica.api.routes.readings import Readings
+from iotistica.api.routes.system import System
+from iotistica.errors import ConfigError
+from iotistica.settings import Settings
+from iotistica.store.pool import Pool, open_pool
+from iotistica.store.series import SeriesStore
+
+_METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
+
+_log = log.get(__name__)
+
+
+class Web:
+    """One web process: its database pool, its table of routes, its requests in flight."""
+
+    def __init__(self, assignment: supervisor.Assignment, tokens: auth.Tokens) -> None:
+        self._assignment = assignment
+        self._tokens = tokens
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._stopping = False
+        self._pool: Pool
+        self._peers: Peers
+        self._table: Table
+
+    @property
+    def _settings(self) -> Settings:
+        return self._assignment.settings
+
+    async def start(self) -> None:
+        """Open what the handlers need; Robyn runs it in the loop of its handlers."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop_soon)
+        self._pool = await open_pool(self._settings, application_name=self._assignment.name)
+        self._peers = Peers(self._assignment.name, self._assignment.parameters["peers"])
+        probe = ops.Probe("iotistica-api", ready=self._reasons)
+        self._table = Table(
+            [
+                *System(probe, self._peers).routes(),
+                *Readings(self._tokens, SeriesStore(self._pool)).routes(),
+            ]
+        )
+        _log.info("web listens", url=f"http://{self._settings.api_host}:{self._settings.api_port}")
+
+    async def handle(self, request: Any) -> Response:
+        """Answer one request of Robyn's."""
+        self._in_flight += 1
+        try:
+            return _response(await self._answer(request))
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+
+    async def _answer(self, request: Any) -> Reply:
+        ours = _request(request)
+        # Robyn hands a body that was cut off to the handler as if it were whole.
+        declared = ours.headers.get("content-length")
+        if declared is not None and declared != str(len(ours.body)):
+            what = f"the body has {len(ours.body)} bytes; Content-Length says {declared[:20]}"
+            return error_reply(400, "Bad request", what)
+        return await self._table.answer(ours)
+
+    def _reasons(self) -> list[str]:
+        return ["the process is stopping"] if self._stopping else []
+
+    def _stop_soon(self) -> None:
+        if not self._stopping:
+            self._stopping = True
+            self._last = asyncio.get_running_loop().create_task(self._stop())
+
+    async def _stop(self) -> None:
+        """Finish what is in flight and end; Robyn itself would never exit."""
+        try:
+            async with asyncio.timeout(self._settings.stop_grace_s):
+                while self._in_flight:
+                    self._idle.clear()
+                    await self._idle.wait()
+                await self._peers.close()
+                await self._pool.close()
+        except TimeoutError:
+            _log.warning("requests were cut off", in_flight=self._in_flight)
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _request(request: Any) -> Request:
+    body = request.body
+    return Request(
+        method=request.method,
+        path=request.url.path,
+        query=request.query_params.to_dict(),
+        headers={name.lower(): value for name, value in request.headers.to_dict().items()},
+        body=body.encode() if isinstance(body, str) else bytes(body),
+    )
+
+
+def _response(reply: Reply) -> Response:
+    return Response(
+        status_code=reply.status, headers=Headers(dict(reply.headers)), description=reply.body
+    )
+
+
+def _robyn(web: Web) -> Robyn:
+    arguments, sys.argv = sys.argv, sys.argv[:1]  # Robyn reads them
+    try:
+        config = Config()
+        config.disable_openapi = True
+        config.log_level = "WARN"
+        # A directory without robyn.env, which it would load.
+        app = Robyn(os.devnull, config=config)
+    finally:
+        sys.argv = arguments
+    app.startup_handler(web.start)
+    # One route for all: paths, methods and errors are decided in our own table.
+    for method in _METHODS:
+        for path in ("/", "/*path"):
+            app.add_route(method, path, web.handle)
+    return app
+
+
+def main() -> int:
+    """Entry point of `python -m iotistica.api.robyn_app`, started by the supervisor."""
+    assignment = supervisor.assigned()
+    settings = assignment.settings
+    try:
+        tokens = auth.Tokens(auth.secret(settings))
+        app = _robyn(Web(assignment, tokens))
+        # Last, because Robyn configures the root logger for itself.
+        log.configure(settings.log_level, service="api", process=assignment.name)
+        app.start(host=settings.api_host, port=settings.api_port, _check_port=False)
+    except ConfigError as error:
+        log.configure(settings.log_level, service="api", process=assignment.name)
+        _log.error(str(error))
+        return supervisor.EXIT_CONFIG
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

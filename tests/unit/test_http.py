@@ -1,0 +1,148 @@
+"""The table of routes, without a web server."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import orjson
+import pytest
+
+from iotistica.api import window
+from iotistica.api.http import Handler, Reply, Request, Route, Table, json_reply
+from iotistica.errors import BadRequest, Denied, NotFound, StoreUnavailable
+
+
+async def echo(request: Request) -> Reply:
+    return json_reply(dict(request.params))
+
+
+def failing(error: Exception) -> Handler:
+    async def handler(_: Request) -> Reply:
+        raise error
+
+    return handler
+
+
+TABLE = Table(
+    [
+        Route("GET", "/", echo),
+        Route("GET", "/things/:id", echo),
+        Route("PUT", "/things/:id", echo),
+        Route("GET", "/things/special", echo),
+        Route("GET", "/things/:id/parts/:part", echo),
+        Route("GET", "/bad", failing(BadRequest("b"))),
+        Route("GET", "/denied", failing(Denied("d"))),
+        Route("GET", "/missing", failing(NotFound("m"))),
+        Route("GET", "/away", failing(StoreUnavailable("secret address"))),
+        Route("GET", "/bug", failing(ZeroDivisionError("secret"))),
+    ]
+)
+
+
+async def ask(path: str, method: str = "GET", **headers: str) -> tuple[int, dict, Reply]:
+    reply = await TABLE.answer(Request(method=method, path=path, headers=headers))
+    return reply.status, orjson.loads(reply.body), reply
+
+
+@pytest.mark.parametrize(
+    ("path", "params"),
+    [
+        ("/", {}),
+        ("/things/a", {"id": "a"}),
+        ("/things/a/", {"id": "a"}),
+        ("/things/a%2Fb%20c", {"id": "a/b c"}),
+        ("/things/special", {}),
+        ("/things/a/parts/b", {"id": "a", "part": "b"}),
+    ],
+)
+async def test_paths_are_found_and_parameters_decoded(path: str, params: dict[str, str]) -> None:
+    assert (await ask(path))[:2] == (200, params)
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/things", "/things/a/parts", "/things/a/x", "//x"])
+async def test_other_paths_are_not_found(path: str) -> None:
+    status, body, _ = await ask(path, "POST")
+    assert (status, body["error"]) == (404, "Not found")
+    assert body["message"] == f"Route POST {path} not found"
+    assert body["hint"] == "The base of the API is /api/v1"
+
+
+async def test_other_methods_are_not_allowed_and_the_allowed_are_named() -> None:
+    status, body, reply = await ask("/things/a", "DELETE")
+    assert (status, body["error"]) == (405, "Method not allowed")
+    assert reply.headers["allow"] == "GET, PUT"
+
+
+async def test_head_is_answered_as_get() -> None:
+    assert (await ask("/things/a", "HEAD"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "error", "message"),
+    [
+        ("/bad", 400, "Bad request", "b"),
+        ("/denied", 401, "Unauthorized", "d"),
+        ("/missing", 404, "Not found", "m"),
+        ("/away", 503, "Service unavailable", "The database cannot be reached; try again"),
+        (
+            "/bug",
+            500,
+            "Internal server error",
+            "The error was logged under this request id",
+        ),
+    ],
+)
+async def test_errors_become_answers(path: str, status: int, error: str, message: str) -> None:
+    given = await ask(path, **{"x-request-id": "id-1"})
+    assert given[0] == status
+    assert (given[1]["error"], given[1]["message"]) == (error, message)
+    assert b"secret" not in given[2].body
+    assert given[2].headers["x-request-id"] == "id-1"
+    assert given[1].get("requestId") == ("id-1" if status >= 500 else None)
+
+
+@pytest.mark.parametrize("bad", ["", "a b", "x" * 129, "a\r\nset-cookie: x", "ä"])
+async def test_a_request_id_that_is_no_word_is_replaced(bad: str) -> None:
+    _, _, reply = await ask("/", **{"x-request-id": bad})
+    assert len(reply.headers["x-request-id"]) == 16
+
+
+def query(**parameters: str) -> Request:
+    return Request(method="GET", path="/", query={name: [v] for name, v in parameters.items()})
+
+
+def test_query_parameters_are_decoded_once() -> None:
+    request = Request(method="GET", path="/", query={"m": ["a%2Cb,c%20d", "e+f", ""], "n": [""]})
+    assert request.listed("m") == ["a,b", "c d", "e f"]
+    assert request.listed("x") == []
+    assert request.parameter("n") is None
+    with pytest.raises(BadRequest, match="parameter m is given 2 times"):
+        request.parameter("m")
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-01-31", datetime(2026, 1, 31, tzinfo=UTC)),
+        ("2026-01-31T12:00:00", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ("2026-01-31T12:00:00Z", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ("2026-01-31T12:00:00.123456Z", datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)),
+        ("2026-01-31T12:00:00%2B02:00", datetime(2026, 1, 31, 10, tzinfo=UTC)),
+        ("2026-01-31T12:00:00+0200", datetime(2026, 1, 31, 10, tzinfo=UTC)),
+        ("2026-01-31%2012:00", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+    ],
+)
+def test_times_are_iso_8601(text: str, moment: datetime) -> None:
+    assert window.parse(query(start=text)) == window.Window(moment, None, 1000)
+
+
+@pytest.mark.parametrize("text", ["x", "1700000000000", "2026-13-01", "0001-01-01T00:00%2B10:00"])
+def test_other_times_are_refused(text: str) -> None:
+    with pytest.raises(BadRequest, match=r"parameter end is '.*'; allowed is an ISO 8601 time"):
+        window.parse(query(end=text))
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "10001", "1e3", "1.0", "٣", "x", "9" * 50])
+def test_limits_are_whole_numbers_within_the_rule(text: str) -> None:
+    with pytest.raises(BadRequest, match=r"parameter limit is .* from 1 to 10000"):
+        window.parse(query(limit=text))
