@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path '*/target/*' -o -name Cargo.toml -not -path '*/target/*') Cargo.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
+export PIP_QUIET := 1
 
 # The fast MQTT client is a pre-release that ships as source only; cargo builds it (30 s).
 AIOMQTT_FAST := aiomqtt==3.0.0a1
@@ -39,7 +40,7 @@ test: test-rust test-py ## Run every test
 
 .PHONY: test-rust
 test-rust: ## Run the tests of the pure crates (needs no Python)
-	cargo test --quiet --release
+	cargo test --quiet --release --package iotistica-core --package iotistica-broker
 
 .PHONY: test-py
 test-py: dev ## Run the Python and integration tests against private servers
@@ -58,6 +59,20 @@ format: dev ## Format all code
 	cargo fmt --all
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+.PHONY: bench
+bench: dev ## Run the benchmarks, each beside its baseline (ten minutes)
+	for name in decode receive store broker; do $(BIN)/python benches/$$name.py || exit 1; done
+	cargo bench --package iotistica-core
+
+# One target: make fuzz FUZZ_TARGETS=batch FUZZ_SECONDS=60
+FUZZ_TARGETS := topic inflate decode expand batch
+FUZZ_SECONDS := 600
+.PHONY: fuzz
+fuzz: ## Run the fuzz targets (needs a nightly compiler and cargo-fuzz)
+	for target in $(FUZZ_TARGETS); do \
+	  cargo +nightly fuzz run --fuzz-dir rust/fuzz $$target -- \
+	    -max_total_time=$(FUZZ_SECONDS) -timeout=20 || exit 1; done
 
 .PHONY: clean
 clean: ## Remove everything that was built
