@@ -29,6 +29,8 @@ pub(crate) struct Fields<'a> {
     pub(crate) metadata: Option<Value<'a>>,
     pub(crate) sensor: Option<&'a str>,
     pub(crate) extras: Vec<Extra<'a>>,
+    /// Whether there are keys that most readings do without; saves looking for them one by one.
+    pub(crate) is_unusual: bool,
 }
 
 /// What names the device; the parts that a reading omits come from its message.
@@ -77,6 +79,14 @@ impl<'a> Fields<'a> {
             "quality" => &mut self.quality,
             "timestamp" => &mut self.timestamp,
             "protocol" => &mut self.protocol,
+            _ => return self.take_unusual(key, value),
+        };
+        *slot = Some(value);
+        true
+    }
+
+    fn take_unusual(&mut self, key: &'a str, value: Value<'a>) -> bool {
+        let slot = match key {
             "nodeName" => &mut self.node_name,
             "name" => &mut self.name,
             "nodeType" => &mut self.node_type,
@@ -90,6 +100,7 @@ impl<'a> Fields<'a> {
             _ => return self.take_device(key, value),
         };
         *slot = Some(value);
+        self.is_unusual = true;
         true
     }
 
@@ -103,7 +114,10 @@ impl<'a> Fields<'a> {
             "endpoint_uuid" | "endpointUuid" => {
                 return take_uuid(&mut self.device.endpoint, text, key != "endpoint_uuid");
             }
-            "sensor" => &mut self.sensor,
+            "sensor" => {
+                self.is_unusual = true;
+                &mut self.sensor
+            }
             _ => return false,
         };
         *slot = Some(text);
@@ -142,6 +156,9 @@ impl<'a> Fields<'a> {
 
     /// Keys that shape a payload or a message, but say nothing inside a reading.
     pub(crate) fn keep_as_reading(&mut self) {
+        if !self.is_unusual {
+            return;
+        }
         let unused = [
             ("messages", self.messages.take()),
             ("readings", self.readings.take()),

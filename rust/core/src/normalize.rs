@@ -334,6 +334,9 @@ impl Normalizer<'_> {
         device: Device<'a>,
         topic_name: &'a str,
     ) -> Result<u32, Reject> {
+        if let (false, Some(Value::Text(metric))) = (fields.is_unusual, truthy(fields.metric)) {
+            return self.intern_metric(metric);
+        }
         let named =
             [("metric", fields.metric), ("nodeName", fields.node_name), ("name", fields.name)];
         let mut chosen = None;
