@@ -7,12 +7,6 @@ them, so all keys of one tenant live in one slot (reference section 3).
 from __future__ import annotations
 
 
-def normalize_tenant(tenant: str) -> str:
-    """Strip spaces, outer braces and the prefixes `cust_` and `tenant_` (reference section 3)."""
-    tenant = tenant.strip().removeprefix("{").removesuffix("}")
-    return tenant.removeprefix("cust_").removeprefix("tenant_")
-
-
 def ingestion_stream(tenant: str) -> str:
     """Telemetry on its way from the API to ingestion."""
     return f"tenant:{{{tenant}}}:agent:devices:ingestion"
@@ -35,9 +29,6 @@ def dictionary(agent: str) -> str:
     """
     return f"dict:{agent}"
 
-
-DICTIONARY_PARTS = ("version", "hash", "enums", "metrics", "agents", "devices")
-"""Suffixes of the strings beside `dict:{agentUuid}`."""
 
 SHARED_GROUP = "iotistica-api"
 """Name of the MQTT shared subscription: replicas of the bridge divide the messages."""

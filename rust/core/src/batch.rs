@@ -14,7 +14,7 @@ use crate::dedup::Deduped;
 use crate::entry::{self, Entry, Form, Header, Records};
 use crate::expand::{self, Compact};
 use crate::ids::AgentId;
-use crate::inflate::{self, Inflater, Wrapping};
+use crate::inflate::Inflater;
 use crate::normalize::{Envelope, Normalizer, Scratch, Tally, Window};
 use crate::reading::Protocol;
 use crate::reject::{Reason, Reject};
@@ -156,8 +156,8 @@ impl Encoder {
         }
         self.deduped.fill(&self.rows);
         self.settle(&mut batch);
-        batch.copy = copy::readings(&self.rows, &self.deduped.kept);
-        batch.latest = copy::latest(&self.rows, &self.deduped.latest);
+        (batch.copy, batch.latest) =
+            copy::encode(&self.rows, &self.deduped.kept, &self.deduped.latest);
         batch.days = copy::days(&self.rows, &self.deduped.kept);
         batch
     }
@@ -197,10 +197,7 @@ impl Encoder {
                     received_us: header.received_ms.saturating_mul(1000),
                 };
                 self.arena.reset();
-                let payload = match inflate::is_deflated(payload) {
-                    true => self.inflater.inflate(payload, Wrapping::Zlib)?,
-                    false => payload,
-                };
+                let payload = self.inflater.open(payload)?;
                 let value = decode::decode(payload, &self.arena, &call.context.limits)?;
                 let value = expanded(value, agent, &self.arena, call, batch)?;
                 Ok(normalize(value, envelope, rows, &mut self.scratch, call))

@@ -40,9 +40,14 @@ pub struct Copy {
     pub rows: usize,
 }
 
-/// Encode rows of `readings`; the series and vocabulary fields are prebuilt once per batch.
-pub fn readings(rows: &Rows, kept: &[u32]) -> Copy {
+/// Encode the rows of `readings` and of `readings_latest`; the fields that many rows share are
+/// prebuilt once for both.
+pub fn encode(rows: &Rows, kept: &[u32], newest: &[u32]) -> (Copy, Copy) {
     let vocabulary = Vocabulary::new(rows);
+    (readings(rows, kept, &vocabulary), latest(rows, newest, &vocabulary))
+}
+
+fn readings(rows: &Rows, kept: &[u32], vocabulary: &Vocabulary) -> Copy {
     let mut stream = Stream::new(READINGS_COLUMNS.len(), kept.len());
     for &i in kept {
         let row = &rows.rows[i as usize];
@@ -50,7 +55,7 @@ pub fn readings(rows: &Rows, kept: &[u32]) -> Copy {
         stream.time(row.time_us);
         stream.prebuilt(vocabulary.series.get(row.series));
         stream.number(row.value);
-        stream.vocabulary(&vocabulary, row);
+        stream.vocabulary(vocabulary, row);
         stream.json(row.extra.of(&rows.bytes));
         stream.number(row.anomaly_score);
         stream.number(row.anomaly_threshold);
@@ -58,9 +63,7 @@ pub fn readings(rows: &Rows, kept: &[u32]) -> Copy {
     stream.finish(kept.len())
 }
 
-/// Encode rows of `readings_latest`.
-pub fn latest(rows: &Rows, latest: &[u32]) -> Copy {
-    let vocabulary = Vocabulary::new(rows);
+fn latest(rows: &Rows, latest: &[u32], vocabulary: &Vocabulary) -> Copy {
     let mut stream = Stream::new(LATEST_COLUMNS.len(), latest.len());
     for &i in latest {
         let row = &rows.rows[i as usize];
@@ -71,7 +74,7 @@ pub fn latest(rows: &Rows, latest: &[u32]) -> Copy {
         stream.field(rows.metrics.get(series.metric));
         stream.time(row.time_us);
         stream.number(row.value);
-        stream.vocabulary(&vocabulary, row);
+        stream.vocabulary(vocabulary, row);
     }
     stream.finish(latest.len())
 }

@@ -9,7 +9,7 @@ use crate::decode::{self, Format};
 use crate::entry::Entry;
 use crate::expand::{self, Compact};
 use crate::ids::{self, AgentId};
-use crate::inflate::{self, Inflater, Wrapping};
+use crate::inflate::{self, Inflater};
 use crate::reject::Reject;
 use crate::rows::{Row, Rows};
 use crate::time;
@@ -66,13 +66,7 @@ fn layers(report: &mut Json, payload: &[u8], agent: Option<AgentId>, context: &C
         "because": format!("the first bytes are {}", first_bytes(payload)),
     });
     let mut inflater = Inflater::new(limits.inflated_bytes);
-    let inflated = match deflated {
-        true => match inflater.inflate(payload, Wrapping::Zlib) {
-            Ok(inflated) => inflated,
-            Err(_) => return,
-        },
-        false => payload,
-    };
+    let Ok(inflated) = inflater.open(payload) else { return };
     report["inflated_bytes"] = inflated.len().into();
     report["format"] = json!({
         "is": Format::sniff(inflated).name(),

@@ -35,6 +35,14 @@ impl Inflater {
         Self { decompressor: Decompressor::new(), output: vec![0; limit] }
     }
 
+    /// The payload itself, or what it inflates to where it carries a zlib header.
+    pub fn open<'a>(&'a mut self, payload: &'a [u8]) -> Result<&'a [u8], Reject> {
+        match is_deflated(payload) {
+            true => self.inflate(payload, Wrapping::Zlib),
+            false => Ok(payload),
+        }
+    }
+
     /// Inflate a payload; the result borrows the buffer until the next call.
     pub fn inflate(&mut self, payload: &[u8], wrapping: Wrapping) -> Result<&[u8], Reject> {
         let output = &mut self.output[..];
