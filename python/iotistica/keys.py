@@ -6,10 +6,30 @@ them, so all keys of one tenant live in one slot (reference section 3).
 
 from __future__ import annotations
 
+import enum
 
-def ingestion_stream(tenant: str) -> str:
+
+class Feed(enum.StrEnum):
+    """The two streams of a tenant's telemetry."""
+
+    LIVE = ""
+    BACKFILL = ":backfill"
+    """Old data and what is over quota: read when nothing live waits."""
+
+
+def ingestion_stream(tenant: str, feed: Feed = Feed.LIVE) -> str:
     """Telemetry on its way from the API to ingestion."""
-    return f"tenant:{{{tenant}}}:agent:devices:ingestion"
+    return f"tenant:{{{tenant}}}:agent:devices:ingestion{feed.value}"
+
+
+def ledger(tenant: str) -> str:
+    """What became of every message: a hash of `{agent}|{counter}` (see `ledger.Counter`)."""
+    return f"tenant:{{{tenant}}}:ledger"
+
+
+def spooled_batches(tenant: str) -> str:
+    """Batches that ingestion keeps on disk, so that each is counted once: a hash."""
+    return f"tenant:{{{tenant}}}:ledger:spooled"
 
 
 def dead_letter_stream(tenant: str) -> str:

@@ -29,7 +29,7 @@ from iotistica.simulator.run import provisioned
 from iotistica.simulator.target import BrokerFiles, Target, connector, exclusive, from_directory
 from iotistica.simulator.verify import Verdict, Verifier
 from iotistica.store.migrate import migrate
-from iotistica.streams import DeadLetter, Streams
+from iotistica.streams import DeadLetter, Settlement, Streams
 
 READINGS = 12
 
@@ -408,7 +408,7 @@ async def test_the_verifier_waits_for_an_empty_stream(finish: Callable[..., Any]
 
     async def settle_soon() -> None:
         await run.streams.read(run.tenant, "test", count=1, block_ms=100)
-        await run.streams.settle(run.tenant, [entry])
+        await run.streams.settle(run.tenant, Settlement(ids=[entry]))
 
     waiting = asyncio.create_task(run.verifier.wait(run.ledgers, 30.0))
     done, _ = await asyncio.wait([waiting], timeout=0.8)

@@ -12,7 +12,7 @@ import pytest
 import redis.asyncio
 
 from iotistica.errors import BadRequest, ConfigError, StoreUnavailable
-from iotistica.streams import DeadLetter, Entry, StreamDepth, Streams
+from iotistica.streams import DeadLetter, Entry, Settlement, StreamDepth, Streams
 
 AGENT = "0a8b3b0e-5c1e-4f0e-9d55-0242ac120002"
 FIELDS = [b"1795453097011-0 i/T/a/A/endpoints/x", b"\x78\x9c\x00\xff", b"1795453097011-1 y", b""]
@@ -78,7 +78,7 @@ async def test_settled_entry_is_gone_and_its_neighbor_stays(streams: Streams, te
     first, _second = [await streams.add(tenant, FIELDS) for _ in range(2)]
     await streams.ensure_group(tenant)
     await streams.read(tenant, "one", count=10, block_ms=10)
-    await streams.settle(tenant, [first])
+    await streams.settle(tenant, Settlement(ids=[first]))
     assert await streams.depth(tenant) == StreamDepth(entries=1, lag=0, pending=1, dead_letters=0)
 
 
@@ -87,7 +87,7 @@ async def test_unread_entries_survive_any_settling(streams: Streams, tenant: str
     read = await streams.add(tenant, FIELDS)
     await streams.read(tenant, "one", count=1, block_ms=10)
     unread = await streams.add(tenant, FIELDS)
-    await streams.settle(tenant, [read])
+    await streams.settle(tenant, Settlement(ids=[read]))
     assert await streams.depth(tenant) == StreamDepth(entries=1, lag=1, pending=0, dead_letters=0)
     assert [entry[0] for entry in await streams.read(tenant, "one", count=9, block_ms=10)] == [
         unread
@@ -100,7 +100,7 @@ async def test_dead_letter_holds_every_field_by_value(
     await streams.ensure_group(tenant)
     entry_id = await streams.add(tenant, FIELDS)
     await streams.read(tenant, "one", count=10, block_ms=10)
-    await streams.settle(tenant, [entry_id], [letter(entry_id)])
+    await streams.settle(tenant, Settlement(ids=[entry_id], letters=[letter(entry_id)]))
     [(_, fields)] = await raw.xrange(f"tenant:{{{tenant}}}:agent:devices:dlq")
     assert fields == {
         b"data": b"\x78\x9c\x00\xff",
@@ -215,7 +215,7 @@ async def test_redis_away_is_unavailable_whatever_is_asked(
         streams.ensure_group(tenant),
         streams.read(tenant, "one", count=1, block_ms=1),
         streams.claim(tenant, "one", min_idle_ms=0, count=1),
-        streams.settle(tenant, [b"1-1"]),
+        streams.settle(tenant, Settlement(ids=[b"1-1"])),
         streams.depth(tenant),
         streams.dictionary(AGENT),
     ]
@@ -235,3 +235,69 @@ async def test_wrong_password_is_unavailable(redis_url: str, tenant: str) -> Non
 def test_malformed_url_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="REDIS_URL is not a Redis URL"):
         Streams("http://127.0.0.1")
+
+
+async def test_settling_twice_does_nothing_the_second_time(
+    streams: Streams, raw: redis.asyncio.Redis, tenant: str
+) -> None:
+    await streams.ensure_group(tenant)
+    entry_id = await streams.add(tenant, [b"1-0 t", b"p"], counts={"a|accepted": 1})
+    await streams.read(tenant, "c", count=1, block_ms=10)
+    done = Settlement(ids=[entry_id], letters=[letter(entry_id)], counts={"a|settled": 1})
+    assert await streams.settle(tenant, done) == []
+    assert await streams.settle(tenant, done) == [entry_id]
+    assert (await streams.depth(tenant)).dead_letters == 1
+    ledger = await raw.hgetall(f"tenant:{{{tenant}}}:ledger")
+    assert ledger == {b"a|accepted": b"1", b"a|settled": b"1"}
+
+
+async def test_a_full_redis_still_settles(
+    streams: Streams, raw: redis.asyncio.Redis, tenant: str
+) -> None:
+    await streams.ensure_group(tenant)
+    entry_id = await streams.add(tenant, [b"1-0 t", b"p"])
+    await streams.read(tenant, "c", count=1, block_ms=10)
+    before = (await raw.config_get("maxmemory"))["maxmemory"]
+    await raw.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(StoreUnavailable, match="maxmemory"):
+            await streams.add(tenant, [b"1-1 t", b"p"], counts={"a|accepted": 1})
+        done = Settlement(ids=[entry_id], letters=[letter(entry_id)], counts={"a|settled": 1})
+        assert await streams.settle(tenant, done) == []
+    finally:
+        await raw.config_set("maxmemory", before)
+    assert (await streams.depth(tenant)).entries == 0
+    assert await raw.hgetall(f"tenant:{{{tenant}}}:ledger") == {b"a|settled": b"1"}
+
+
+async def test_after_redis_lost_its_data_dead_letters_are_kept_and_nothing_counted(
+    streams: Streams, raw: redis.asyncio.Redis, tenant: str
+) -> None:
+    done = Settlement(ids=[b"1-1"], letters=[letter(b"1-1")], counts={"a|settled": 1})
+    assert await streams.settle(tenant, done) == []
+    assert (await streams.depth(tenant)).dead_letters == 1
+    assert await raw.exists(f"tenant:{{{tenant}}}:ledger") == 0
+
+
+async def test_a_batch_on_disk_is_counted_once(
+    streams: Streams, raw: redis.asyncio.Redis, tenant: str
+) -> None:
+    await streams.ensure_group(tenant)
+    entry_id = await streams.add(tenant, [b"1-0 t", b"p"])
+    await streams.read(tenant, "c", count=1, block_ms=10)
+    await streams.settle(
+        tenant, Settlement(ids=[entry_id], spooled="batch", counts={"a|spooled": 1})
+    )
+    done = Settlement(
+        letters=[letter(entry_id)],
+        counts={"a|settled": 1},
+        unspooled="batch",
+        unspooled_counts={"a|spooled": -1},
+    )
+    assert await streams.settle(tenant, done) == []
+    assert await streams.settle(tenant, done) == [b"batch"]
+    assert (await streams.depth(tenant)).dead_letters == 1
+    ledger = await raw.hgetall(f"tenant:{{{tenant}}}:ledger")
+    assert ledger == {b"a|spooled": b"0", b"a|settled": b"1"}
+    await streams.forget_spooled(tenant, "batch")
+    assert await raw.exists(f"tenant:{{{tenant}}}:ledger:spooled") == 0

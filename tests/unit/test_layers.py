@@ -18,7 +18,7 @@ FENCES = {
     "mqtt5": "mqtt/",
     "asyncpg": "store/",
     "jwt": "api/auth.py",
-    "redis": "streams.py",
+    "redis": "streams/",
     "robyn": "api/robyn_app.py",
 }
 
@@ -26,7 +26,7 @@ FENCES = {
 FORBIDDEN = {
     "store/": ("api", "ingestion", "simulator", "embedded", "up", "mqtt"),
     "mqtt/": ("api", "ingestion", "simulator", "embedded", "up", "store", "streams"),
-    "streams.py": ("api", "ingestion", "simulator", "embedded", "up", "store", "mqtt"),
+    "streams/": ("api", "ingestion", "simulator", "embedded", "up", "store", "mqtt"),
     "api/routes/": ("ingestion", "simulator", "embedded", "up", "api.robyn_app"),
     "api/": ("ingestion", "simulator", "embedded", "up"),
     "ingestion/": ("api", "simulator", "embedded", "up", "mqtt"),

@@ -19,7 +19,7 @@ from iotistica.ingestion import messages
 from iotistica.ingestion.encoder import Learned
 from iotistica.ingestion.station import Lane
 from iotistica.store.pool import is_refusal, is_too_slow, is_transient
-from iotistica.streams import DeadLetter, Entry
+from iotistica.streams import DeadLetter, Entry, Settlement
 
 _LOG = log.get(__name__)
 _LOOK_UP_PAUSE_S = 0.2
@@ -157,7 +157,9 @@ class Delivery:
             return
         try:
             with metrics.STAGE_SECONDS.labels("settle").time():
-                await self._station.streams.settle(self._lane.tenant, done, letters)
+                await self._station.streams.settle(
+                    self._lane.tenant, Settlement(ids=done, letters=letters)
+                )
         except StoreUnavailable as error:
             # Perhaps it passed and the reply got lost: to repeat it could double the letters.
             # If it did not, the entries are pending still, and claimed when they are idle.

@@ -1,0 +1,89 @@
+#!lua flags=allow-oom
+-- Removes entries from a stream and writes what they leave behind: all of it, or nothing.
+-- It runs on a full Redis too, because it is what empties it.
+--
+-- KEYS  1 stream  2 dead letters  3 backfill stream  4 ledger  5 batches in a disk spool
+-- ARGV  group; then lists, each led by its length: ids; letters (each a list of fields and values);
+--       entries for the backfill stream (likewise); ledger fields and increments;
+--       then the name of a batch and what happens to it: "" nothing, "put", "take";
+--       then ledger fields and increments that hold only where a batch is taken that was put
+-- Gives the ids that are settled already, by another consumer or by an earlier call whose reply
+-- was lost; where there is one, nothing was done. `false` where the group does not exist: Redis lost
+-- its data, then letters and backfill entries are kept, and nothing is counted.
+local at = 0
+local function take()
+    at = at + 1
+    return ARGV[at]
+end
+local function list()
+    local items = {}
+    for i = 1, tonumber(take()) do
+        items[i] = take()
+    end
+    return items
+end
+local function lists()
+    local found = {}
+    for i = 1, tonumber(take()) do
+        found[i] = list()
+    end
+    return found
+end
+
+local group, ids = take(), list()
+local letters, backfill, counts = lists(), lists(), list()
+local batch, what, taken = take(), take(), list()
+
+local lost, gone = false, {}
+for _, id in ipairs(ids) do
+    local pending = redis.pcall('XPENDING', KEYS[1], group, id, id, 1)
+    if pending.err then
+        lost = true
+        break
+    end
+    if #pending == 0 then
+        gone[#gone + 1] = id
+    end
+end
+if #gone > 0 then
+    return gone
+end
+
+local was_put = false
+if what == 'put' then
+    redis.call('HSET', KEYS[5], batch, 'put')
+elseif what == 'take' then
+    local state = redis.call('HGET', KEYS[5], batch)
+    if state == 'taken' then
+        return {batch}
+    end
+    was_put = state == 'put'
+    redis.call('HSET', KEYS[5], batch, 'taken')
+end
+
+if not lost then
+    for i = 1, #ids, 1000 do
+        local some = {unpack(ids, i, math.min(i + 999, #ids))}
+        redis.call('XACK', KEYS[1], group, unpack(some))
+        redis.call('XDEL', KEYS[1], unpack(some))
+    end
+end
+for _, fields in ipairs(letters) do
+    redis.call('XADD', KEYS[2], '*', unpack(fields))
+end
+for _, fields in ipairs(backfill) do
+    redis.call('XADD', KEYS[3], '*', unpack(fields))
+end
+if lost then
+    return false
+end
+local function count(pairs)
+    for i = 1, #pairs, 2 do
+        redis.call('HINCRBY', KEYS[4], pairs[i], pairs[i + 1])
+    end
+end
+count(counts)
+if was_put then
+    count(taken)
+end
+return {}

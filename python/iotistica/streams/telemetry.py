@@ -1,0 +1,280 @@
+"""The telemetry streams of all tenants, and what leaves them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from iotistica import dictionaries, keys
+from iotistica.keys import Feed
+from iotistica.streams.client import (
+    Argument,
+    Entry,
+    connect,
+    entries,
+    execute,
+    transact,
+    unavailable,
+)
+from iotistica.streams.letters import DeadLetter
+
+_COMMAND_TIMEOUT_S = 5.0
+_DICTIONARY_TTL_S = 30 * 86_400
+_DICTIONARY_PARTS = ("", "version", "hash", "enums", "metrics", "agents")
+
+_SETTLE = resources.files("iotistica.streams").joinpath("settle.lua").read_text("utf-8")
+_COUNT = """
+for i = 1, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1]) end
+"""
+
+Counts = Mapping[str, int]
+"""Fields of a tenant's ledger, and by how much they grow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamDepth:
+    """Entries of one tenant: in the stream, not yet delivered, not acknowledged, dead letters."""
+
+    entries: int
+    lag: int
+    pending: int
+    dead_letters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """Entries that are done, and what they leave behind."""
+
+    ids: Sequence[bytes] = ()
+    letters: Sequence[DeadLetter] = ()
+    backfill: Sequence[Sequence[bytes]] = ()
+    """Entries, as field lists, that go on in the backfill stream."""
+    counts: Counts = field(default_factory=dict)
+    spooled: str = ""
+    """Name of the batch on disk that holds the entries from now on."""
+    unspooled: str = ""
+    """Name of the batch on disk that is done; what it leaves is written once, however often
+    this is called."""
+    unspooled_counts: Counts = field(default_factory=dict)
+    """Counted where the batch was once settled as `spooled`."""
+
+    def arguments(self, tenant: str) -> Iterator[Argument]:
+        """What `settle.lua` reads, after its keys."""
+        yield keys.device_writers_group(tenant)
+        yield from _led(self.ids)
+        for lists in ([letter.fields(tenant) for letter in self.letters], self.backfill):
+            yield len(lists)
+            for fields in lists:
+                yield from _led(fields)
+        yield from _led(_flat(self.counts))
+        yield self.spooled or self.unspooled
+        yield "put" if self.spooled else "take" if self.unspooled else ""
+        yield from _led(_flat(self.unspooled_counts))
+
+
+class Streams:
+    """The streams of all tenants on one Redis. Every method raises `StoreUnavailable`, the
+    constructor `ConfigError`.
+
+    Nothing is retried here: whether to try again is decided once, by the caller.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._redis = connect(url, timeout_s=_COMMAND_TIMEOUT_S)
+        # Blocking reads have connections of their own, so that no command waits behind one; the
+        # time-out must outlast every BLOCK, or the client drops a reply that Redis has delivered.
+        self._reader = connect(url, timeout_s=_COMMAND_TIMEOUT_S * 2)
+
+    async def add(
+        self,
+        tenant: str,
+        fields: Sequence[bytes],
+        *,
+        counts: Counts | None = None,
+        feed: Feed = Feed.LIVE,
+    ) -> bytes:
+        """Append one entry of `[field, value, …]` and count it; its id. Never trims."""
+        commands: list[Sequence[Argument]] = [
+            ("XADD", keys.ingestion_stream(tenant, feed), "*", *fields)
+        ]
+        if counts:
+            commands.append(("EVAL", _COUNT, 1, keys.ledger(tenant), *_flat(counts)))
+        with unavailable("append to the stream"):
+            entry_id: bytes = (await transact(self._redis, *commands))[0]
+            return entry_id
+
+    async def ensure_group(self, tenant: str, feed: Feed = Feed.LIVE) -> None:
+        """Create the stream and its consumer group from its first entry, where missing."""
+        stream, group = keys.ingestion_stream(tenant, feed), keys.device_writers_group(tenant)
+        with unavailable("create the consumer group"):
+            try:
+                await execute(self._redis, "XGROUP", "CREATE", stream, group, "0", "MKSTREAM")
+            except ResponseError as error:
+                if not str(error).startswith("BUSYGROUP"):
+                    raise
+
+    async def read(
+        self, tenant: str, consumer: str, *, count: int, block_ms: int, feed: Feed = Feed.LIVE
+    ) -> list[Entry]:
+        """New entries for this consumer; waits up to `block_ms` (< 5 s) for the first.
+
+        0 does not wait.
+        """
+        block: tuple[Argument, ...] = ("BLOCK", block_ms) if block_ms else ()
+        command: tuple[Argument, ...] = (
+            *("XREADGROUP", "GROUP", keys.device_writers_group(tenant), consumer),
+            *("COUNT", count, *block, "STREAMS", keys.ingestion_stream(tenant, feed), ">"),
+        )
+        reply = await self._group_command(tenant, feed, *command)
+        return entries(reply[0][1]) if reply else []
+
+    async def claim(
+        self,
+        tenant: str,
+        consumer: str,
+        *,
+        min_idle_ms: int,
+        count: int,
+        feed: Feed = Feed.LIVE,
+    ) -> list[Entry]:
+        """Entries that another consumer read at least `min_idle_ms` ago and never settled."""
+        command: tuple[Argument, ...] = (
+            *("XAUTOCLAIM", keys.ingestion_stream(tenant, feed)),
+            *(keys.device_writers_group(tenant), consumer, min_idle_ms, "0-0", "COUNT", count),
+        )
+        reply = await self._group_command(tenant, feed, *command)
+        return entries(reply[1]) if reply else []
+
+    async def hold(
+        self, tenant: str, consumer: str, ids: Sequence[bytes], *, feed: Feed = Feed.LIVE
+    ) -> None:
+        """Keep entries from being claimed by others for another idle time."""
+        stream, group = keys.ingestion_stream(tenant, feed), keys.device_writers_group(tenant)
+        await self._group_command(
+            tenant, feed, "XCLAIM", stream, group, consumer, 0, *ids, "JUSTID"
+        )
+
+    async def _group_command(self, tenant: str, feed: Feed, *command: Argument) -> Any:
+        with unavailable("read the stream"):
+            try:
+                return await execute(self._reader, *command)
+            except ResponseError as error:
+                if not str(error).startswith("NOGROUP"):
+                    raise
+        # Redis came back empty, or somebody deleted the key: begin again from the first entry.
+        await self.ensure_group(tenant, feed)
+        return None
+
+    async def settle(
+        self, tenant: str, settlement: Settlement, *, feed: Feed = Feed.LIVE
+    ) -> list[bytes]:
+        """Acknowledge and remove entries and write what they leave behind, all or nothing.
+
+        Call it only for what is committed, or on disk: after it the entry exists nowhere else.
+        Gives the ids that were settled before; where there is one, nothing was done. So the call
+        may be repeated when its reply was lost.
+        """
+        redis_keys = (
+            keys.ingestion_stream(tenant, feed),
+            keys.dead_letter_stream(tenant),
+            keys.ingestion_stream(tenant, Feed.BACKFILL),
+            keys.ledger(tenant),
+            keys.spooled_batches(tenant),
+        )
+        command = ("EVAL", _SETTLE, len(redis_keys), *redis_keys, *settlement.arguments(tenant))
+        with unavailable("settle entries"):
+            gone: list[bytes] | None = (await transact(self._redis, command))[0]
+            return gone or []
+
+    async def forget_spooled(self, tenant: str, batch: str) -> None:
+        """Forget a batch whose file is gone."""
+        with unavailable("forget a batch"):
+            await execute(self._redis, "HDEL", keys.spooled_batches(tenant), batch)
+
+    async def dead_letter(
+        self, tenant: str, letters: Sequence[DeadLetter], counts: Counts | None = None
+    ) -> None:
+        """Write dead letters of messages that never were in the stream."""
+        await self.settle(tenant, Settlement(letters=letters, counts=counts or {}))
+
+    async def dead_letters(self, tenant: str, *, after: bytes, count: int) -> list[Entry]:
+        """Dead letters younger than the id `after`, oldest first, at most `count`."""
+        stream = keys.dead_letter_stream(tenant)
+        with unavailable("read dead letters"):
+            return entries(
+                await execute(self._redis, "XRANGE", stream, b"(" + after, "+", "COUNT", count)
+            )
+
+    async def last_dead_letter(self, tenant: str) -> bytes:
+        """Id of the youngest dead letter; `0-0` where there is none."""
+        stream = keys.dead_letter_stream(tenant)
+        with unavailable("read dead letters"):
+            newest = await execute(self._redis, "XREVRANGE", stream, "+", "-", "COUNT", 1)
+        return bytes(newest[0][0]) if newest else b"0-0"
+
+    async def depth(self, tenant: str, feed: Feed = Feed.LIVE) -> StreamDepth:
+        """How full the tenant's streams are."""
+        stream, group = keys.ingestion_stream(tenant, feed), keys.device_writers_group(tenant)
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.xlen(stream)
+        pipeline.xinfo_groups(stream)
+        pipeline.xlen(keys.dead_letter_stream(tenant))
+        with unavailable("measure the streams"):
+            length, groups, dead_letters = await pipeline.execute(raise_on_error=False)
+            for reply in (length, dead_letters):
+                if isinstance(reply, Exception):
+                    raise reply
+        ours = [row for row in _rows(groups) if row["name"] == group.encode()]
+        pending = ours[0]["pending"] if ours else 0
+        lag = ours[0].get("lag") if ours else length
+        # Redis forgets the lag of a group when entries were deleted ahead of it; as settled
+        # entries leave the stream, what is there and not pending is exactly what is not read.
+        lag = max(length - pending, 0) if lag is None else lag
+        return StreamDepth(entries=length, lag=lag, pending=pending, dead_letters=dead_letters)
+
+    async def put_dictionary(self, agent: str, message: bytes) -> None:
+        """Store a `meta/dictionary` message as the reference does. Raises `BadRequest`."""
+        parts = dictionaries.parse_message(message)
+        transaction = self._redis.pipeline(transaction=True)
+        for suffix in _DICTIONARY_PARTS:
+            transaction.set(_dictionary_key(agent, suffix), parts[suffix], ex=_DICTIONARY_TTL_S)
+        with unavailable("store a dictionary"):
+            await transaction.execute()
+
+    async def dictionary(self, agent: str) -> tuple[int, bytes] | None:
+        """Version and JSON of an agent's dictionary, as `Context.put_dictionary` takes them."""
+        names = [_dictionary_key(agent, suffix) for suffix in _DICTIONARY_PARTS]
+        with unavailable("read a dictionary"):
+            values = await execute(self._redis, "MGET", *names)
+        return dictionaries.for_context(dict(zip(_DICTIONARY_PARTS, values, strict=True)))
+
+    async def ping(self) -> None:
+        """Return when Redis answers."""
+        with unavailable("answer"):
+            await execute(self._redis, "PING")
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._reader.aclose()
+        await self._redis.aclose()
+
+
+def _led(items: Sequence[Argument]) -> tuple[Argument, ...]:
+    """A list as the scripts read it: its length first."""
+    return (len(items), *items)
+
+
+def _flat(counts: Counts) -> tuple[Argument, ...]:
+    return tuple(part for pair in counts.items() for part in pair)
+
+
+def _rows(reply: Any) -> list[dict[str, Any]]:
+    return reply if isinstance(reply, list) else []
+
+
+def _dictionary_key(agent: str, suffix: str) -> str:
+    return f"{keys.dictionary(agent)}:{suffix}" if suffix else keys.dictionary(agent)
