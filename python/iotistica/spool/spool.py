@@ -104,6 +104,18 @@ class Spool:
             if isinstance(result, BaseException):
                 raise result
 
+    async def recheck(self) -> None:
+        """After a failure, find out whether the disk takes bytes again, without any to keep."""
+        if self.error is None or self._queue or self.bytes >= self._max_bytes:
+            return
+        try:
+            path = self.directory / f"check{_TEMPORARY}"
+            await asyncio.to_thread(write_durably, path, b"?")
+            path.unlink()
+        except (OSError, SpoolFull):
+            return
+        self.error = None
+
     def oldest(self) -> str | None:
         """Name of the segment to replay next."""
         return min(self._sizes, default=None)
@@ -129,6 +141,16 @@ class Spool:
             self.error = f"segment {name} cannot be removed: {error.strerror}"
             raise StoreUnavailable(self.error) from None
         self._sizes.pop(name, None)
+
+    async def done(self, name: str, damage: Damage | None) -> None:
+        """Forget a segment whose whole batches are done; one that is damaged stays as evidence.
+
+        Raises `StoreUnavailable`.
+        """
+        if damage is None:
+            await self.remove(name)
+        else:
+            await self.quarantine(name, damage)
 
     async def quarantine(self, name: str, damage: Damage) -> None:
         """Put a damaged file aside, so that it blocks nobody. Raises `StoreUnavailable`."""
