@@ -256,6 +256,14 @@ class Streams:
             found: list[int] = await pipeline.execute()
             return found
 
+    async def generation(self, own: str) -> str:
+        """What Redis' data has been called since it last began from nothing; `own` if it has no
+        name yet.
+        """
+        with unavailable("tell its generation"):
+            known: Any = await self._redis.set(keys.GENERATION, own, nx=True, get=True)
+        return known.decode() if known is not None else own
+
     async def memory_ratio(self) -> float:
         """Share of its memory that Redis uses: of `maxmemory`, or of the machine's without one."""
         with unavailable("measure its memory"):
