@@ -3,8 +3,10 @@
 -- It runs on a full Redis too, because it is what empties it.
 --
 -- KEYS  1 stream  2 dead letters  3 backfill stream  4 ledger  5 batches in a disk spool
+--       6 message numbers
 -- ARGV  group; then lists, each led by its length: ids; letters (each a list of fields and values);
 --       entries for the backfill stream (likewise); ledger fields and increments;
+--       agents and the ranges of their message numbers;
 --       then the name of a batch and what happens to it: "" nothing, "put", "take";
 --       then ledger fields and increments that hold only where a batch is taken that was put
 -- Gives the ids that are settled already, by another consumer or by an earlier call whose reply
@@ -31,7 +33,7 @@ local function lists()
 end
 
 local group, ids = take(), list()
-local letters, backfill, counts = lists(), lists(), list()
+local letters, backfill, counts, sequences = lists(), lists(), list(), list()
 local batch, what, taken = take(), take(), list()
 
 local lost, gone = false, {}
@@ -85,5 +87,12 @@ end
 count(counts)
 if was_put then
     count(taken)
+end
+local now = redis.call('TIME')
+local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
+for i = 1, #sequences, 2 do
+    local agent, ranges = sequences[i], sequences[i + 1]
+    local text = redis.call('HGET', KEYS[6], agent) or ''
+    redis.call('HSET', KEYS[6], agent, merge_sequences(text, ranges, now_ms))
 end
 return {}
