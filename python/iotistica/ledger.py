@@ -55,9 +55,9 @@ OUTCOMES = (STORED, DUPLICATE, COLLIDED, REDELIVERED, DROPPED, REJECTED)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def account(agent: str | None) -> str:
-    """Whose counters a message changes: the agent's if it is a UUID, else nobody's."""
-    return agent if agent and _UUID.fullmatch(agent) else NOBODY
+def agent_of(identifier: str) -> str:
+    """An agent as the ledger names it: its UUID, else `NOBODY`."""
+    return identifier if _UUID.fullmatch(identifier) else NOBODY
 
 
 def field(agent: str, counter: str, reason: str = "") -> str:

@@ -1,8 +1,8 @@
 """Keeps the loss ledger where it survives the loss of Redis, and notices that loss.
 
 Every process runs one; for each tenant the first to come holds the ledger and takes its snapshots
-until it stops. A snapshot of a large tenant is taken less often, so that it costs at most one
-twentieth of a core.
+until it stops. Snapshots of a large tenant are taken less often, so that they take at most a
+twentieth of the time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from iotistica.streams import Ledger
 
 _LOG = log.get(__name__)
 
-_SHARE = 20
 _LEAST_LEASE_S = 30.0
 _MESSAGES = (ledger.ACCEPTED, ledger.SETTLED, ledger.SPOOLED)
 _READINGS = (ledger.READINGS, *ledger.OUTCOMES, ledger.LATE)
@@ -42,10 +41,13 @@ class _Book:
 class Bookkeeper:
     """Takes the snapshots of one process."""
 
-    def __init__(self, streams: Ledger, store: LedgerStore, *, period_s: float) -> None:
+    def __init__(
+        self, streams: Ledger, store: LedgerStore, *, period_s: float, most_share: float = 0.05
+    ) -> None:
         self._streams = streams
         self._store = store
         self._period_s = period_s
+        self._most_share = most_share
         self._name = secrets.token_hex(8)
         self._books: dict[str, _Book] = {}
 
@@ -68,7 +70,7 @@ class Bookkeeper:
             with metrics.LEDGER_SNAPSHOT_SECONDS.time():
                 await self._keep(tenant, book)
             took_s = time.monotonic() - started
-            book.due = started + max(self._period_s * 0.9, took_s * _SHARE)
+            book.due = started + max(self._period_s * 0.9, took_s / self._most_share)
 
     async def close(self) -> None:
         """Leave the ledgers to the other processes. Raises `StoreUnavailable`."""

@@ -165,7 +165,7 @@ def _pattern(agent: str | None, rest: str) -> tuple[str, ...]:
 def _agent(prefix: bytes) -> str:
     """Whose account the messages of a topic `i/{T}/a/{A}` are on."""
     try:
-        return ledger.account(parse_topic(f"{prefix.decode()}/x").agent)
+        return ledger.agent_of(parse_topic(f"{prefix.decode()}/x").agent)
     except (InvalidTopic, UnicodeDecodeError):
         return ledger.NOBODY
 

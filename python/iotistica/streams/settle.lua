@@ -6,7 +6,7 @@
 --       6 message numbers
 -- ARGV  group; then lists, each led by its length: ids; letters (each a list of fields and values);
 --       entries for the backfill stream (likewise); ledger fields and increments;
---       agents and the ranges of their message numbers;
+--       agents and the ranges of their message numbers, merged where counts hold;
 --       then the name of a batch and what happens to it: "" nothing, "put", "take";
 --       then ledger fields and increments that hold only where a batch is taken that was put
 -- Gives the ids that are settled already, by another consumer or by an earlier call whose reply
@@ -52,7 +52,7 @@ if #gone > 0 then
 end
 
 local was_put = false
-if what == 'put' then
+if what == 'put' and not lost then
     redis.call('HSET', KEYS[5], batch, 'put')
 elseif what == 'take' then
     local state = redis.call('HGET', KEYS[5], batch)
@@ -87,6 +87,8 @@ end
 count(counts)
 if was_put then
     count(taken)
+elseif what == 'take' then
+    return {}  -- its entries are in the stream still, or Redis lost its data
 end
 local now = redis.call('TIME')
 local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)

@@ -59,8 +59,8 @@ class Settlement:
     """Entries, as field lists, that go on in the backfill stream."""
     counts: Counts = field(default_factory=dict)
     sequences: Mapping[str, Sequence[Range]] = field(default_factory=dict)
-    """Numbers of the messages (`msgId`), by agent: given once, with what takes them from their
-    stream for good. Moved to the backfill stream or read from a spool, they are not new."""
+    """Numbers of the messages (`msgId`) that are done, by agent, as ranges. Merged where the
+    counts hold: for an `unspooled` batch only where it was once settled as `spooled`."""
     spooled: str = ""
     """Name of the batch on disk that holds the entries from now on."""
     unspooled: str = ""
