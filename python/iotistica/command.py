@@ -40,7 +40,7 @@ def attached(data_dir: Path | None) -> Settings:
     from iotistica.simulator.target import from_directory
 
     settings = Settings.load()
-    if data_dir is None and any((settings.database_url, settings.redis_url)):
+    if data_dir is None and any((settings.database_url, settings.redis_url, settings.spool_dir)):
         return settings
     directory = data_dir or default_directory()
     target = from_directory(directory)
@@ -49,5 +49,6 @@ def attached(data_dir: Path | None) -> Settings:
             "database_url": target.database_url,
             "redis_url": target.redis_url,
             "mqtt_url": target.mqtt_url,
+            "spool_dir": settings.spool_dir or directory / "spool",
         }
     )

@@ -516,6 +516,21 @@ async def test_a_batch_on_disk_when_redis_was_lost_is_counted_nowhere_twice(
     assert account.counts == {"accepted": 2, "spooled": 2}
 
 
+async def test_a_batch_on_disk_whose_entries_others_took_in_part_is_counted_by_them(
+    streams: Streams, flow: Flow, tenant: str
+) -> None:
+    ours, others = await flow.accept(A), await flow.accept(A)
+    await flow.settle(others, A)
+    counts = {field(A, "settled"): 2}
+    taken = Settlement(ids=[ours, others], unspooled="batch", counts=counts)
+    assert await streams.settle(tenant, taken) == []
+    depth = await streams.depth(tenant)
+    assert (depth.entries, depth.pending) == (1, 1)
+    await flow.settle(ours, A)
+    counted = (await streams.ledger.counts(tenant))[A]
+    assert (counted["accepted"], counted["settled"]) == (2, 2)
+
+
 async def test_a_batch_put_on_disk_after_redis_was_lost_is_not_counted(
     streams: Streams, flow: Flow, tenant: str, raw: redis.asyncio.Redis
 ) -> None:

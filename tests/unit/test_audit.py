@@ -163,7 +163,8 @@ def test_gaps_are_named() -> None:
     found = account(
         BALANCED | {"settled": 10, "spooled": 0}, 0, numbers=numbered([(1, 16), (18, 22), (30, 40)])
     )
-    assert found.problems == ["8 messages never came: 17, 23–29"]  # noqa: RUF001
+    named = "8 message numbers never seen: 17, 23–29"  # noqa: RUF001
+    assert found.problems == [f"{named} (1 messages were refused)"]
     numbers = account_document(found)["numbers"]
     assert numbers["missing"] == [(17, 17), (23, 29)]
     assert (numbers["missing_messages"], numbers["seen"], numbers["highest"]) == (8, 32, 40)
@@ -172,7 +173,7 @@ def test_gaps_are_named() -> None:
 def test_many_gaps_are_named_the_latest_first_of_all() -> None:
     ranges = [(10 * n, 10 * n + 8) for n in range(15)]
     found = account(BALANCED | {"settled": 10, "spooled": 0}, 0, numbers=numbered(ranges))
-    assert found.problems[0].startswith("14 messages never came: 4 gaps, and 49, 59, 69, ")
+    assert found.problems[0].startswith("14 message numbers never seen: 4 gaps, and 49, 59, 69, ")
 
 
 @pytest.mark.parametrize(
@@ -191,10 +192,10 @@ def test_gaps_are_open_while_old_messages_are_on_their_way(more: dict[str, Any])
 
 
 def test_gaps_are_missing_while_only_young_messages_are_on_their_way() -> None:
-    counts = BALANCED | {"settled": 9, "spooled": 0}
+    counts = BALANCED | {"settled": 9, "spooled": 0, "refused:not_json": 0}
     in_flight = InFlight(messages={AGENT: 1}, oldest_ms={AGENT: NOW - 20})
     found = account(counts, in_flight=in_flight, numbers=numbered([(1, 16), (18, 22)]))
-    assert found.problems == ["1 messages never came: 17"]
+    assert found.problems == ["1 message numbers never seen: 17"]
 
 
 def test_rows_are_compared_where_it_is_quiet() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from iotistica.audit.text import text
 from iotistica.command import attached
 from iotistica.errors import ConfigError
 from iotistica.settings import Settings
+from iotistica.spool import inventory
 from iotistica.store.agents import AgentStore
 from iotistica.store.ledger import LedgerStore
 from iotistica.store.pool import Pool, open_pool
@@ -62,14 +64,17 @@ def run(options: Options) -> bool:
 
 
 async def _run(options: Options) -> bool:
-    agent = _uuid(options.agent)
-    async with _opened(attached(options.data_dir)) as platform:
+    agent, settings = _uuid(options.agent), attached(options.data_dir)
+    async with _opened(settings) as platform:
         tenants = await _tenants(platform.pool, options.tenant, agent)
         with _interrupted(options) as interrupted, _shown(options) as show:
             while True:
                 reports = [
                     await platform.auditor.report(
-                        tenant, agent=agent, count=options.count, on_disk=_on_disk(tenant)
+                        tenant,
+                        agent=agent,
+                        count=options.count,
+                        on_disk=_on_disk(settings, tenant),
                     )
                     for tenant in tenants
                 ]
@@ -89,12 +94,12 @@ async def _opened(settings: Settings) -> AsyncIterator[_Platform]:
         await streams.close()
 
 
-def _on_disk(_tenant: str) -> Mapping[str, int]:
-    """Messages of a tenant in the disk spools of this machine, by service.
-
-    HOOK: `spool.inventory` is to answer here; see docs/loss-ledger.md.
-    """
-    return {}
+def _on_disk(settings: Settings, tenant: str) -> dict[str, int]:
+    """Messages of a tenant in the disk spools of this machine, by service."""
+    found: Counter[str] = Counter()
+    for holding in inventory.holdings(settings.spool_root("any").parent):
+        found[holding.service] += holding.messages.get(tenant, 0)
+    return {service: messages for service, messages in found.items() if messages}
 
 
 def _uuid(text: str | None) -> str | None:

@@ -18,17 +18,17 @@ class Gaps:
     highest: int
     restarts: int
     missing: Sequence[Range]
-    """Numbers that never came."""
+    """Numbers that were never seen."""
     open: Sequence[Range]
     """Numbers that may still come."""
     unknown: Sequence[Range]
     """Numbers that fell into the time when Redis lost its data: stored or lost, nobody counted."""
     unnamed: int
-    """Numbers that never came either, too long ago to be named; at most."""
+    """Numbers never seen either, too long ago to be named; at most."""
 
     @property
     def missing_messages(self) -> int:
-        """How many never came."""
+        """How many were never seen."""
         return length(self.missing) + self.unnamed
 
     @property

@@ -112,7 +112,7 @@ class Account:
     messages: Equation | None
     readings: Equation
     missing: int = 0
-    """Messages that never came, by their numbers."""
+    """Messages whose numbers were never seen: they never came, or could not be decoded."""
     gaps: Gaps | None = None
     rows: Rows | None = None
 
@@ -140,12 +140,14 @@ class Account:
         return found
 
     def _missing(self) -> str:
-        text = f"{self.missing:,} messages never came"
-        if self.gaps is None or not self.gaps.missing:
-            return text
-        shown, more = self.gaps.missing[-_NAMED:], len(self.gaps.missing) - _NAMED
-        named = run_text(shown).replace("-", "–").replace(",", ", ")  # noqa: RUF001
-        return f"{text}: {f'{more:,} gaps, and ' if more > 0 else ''}{named}"
+        text = f"{self.missing:,} message numbers never seen"
+        if self.gaps is not None and self.gaps.missing:
+            shown, more = self.gaps.missing[-_NAMED:], len(self.gaps.missing) - _NAMED
+            named = run_text(shown).replace("-", "–").replace(",", ", ")  # noqa: RUF001
+            text += f": {f'{more:,} gaps, and ' if more > 0 else ''}{named}"
+        # What cannot be decoded has no number that could be read.
+        refused = ledger.count(self.counts, ledger.REFUSED)
+        return f"{text} ({refused:,} messages were refused)" if refused else text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
