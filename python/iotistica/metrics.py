@@ -125,7 +125,12 @@ LEDGER_SNAPSHOT_SECONDS = _histogram(
 LEDGER_LOSSES = _counter("ledger_losses_total", "Times that Redis lost its data", "tenant")
 LEDGER_LOST = _counter(
     "ledger_lost_messages_total",
-    "Accepted messages that at most were lost with Redis' data, those not yet counted estimated",
+    "Messages that were in flight at the last snapshot before Redis lost its data",
+    "tenant",
+)
+LEDGER_UNSEEN = _counter(
+    "ledger_unseen_messages_total",
+    "Messages between that snapshot and the loss, estimated; most were stored, none is counted",
     "tenant",
 )
 

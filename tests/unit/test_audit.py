@@ -114,7 +114,7 @@ def test_the_epochs_that_ended_are_part_of_the_sum() -> None:
     )
     found = account(BALANCED, past=past)
     assert (found.lost, found.carried, found.balanced) == (6, 4, True)
-    assert found.problems == ["at most 6 messages lost with the data of Redis"]
+    assert found.problems == ["6 messages were in flight when Redis lost its data"]
     shown = account_document(found)["messages"]
     assert shown["accepted"] == (
         shown["settled"] + shown["spooled"] + 1 + shown["lost_at_most"] + shown["carried"]

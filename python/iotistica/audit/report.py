@@ -131,7 +131,7 @@ class Account:
             *_difference("readings", self.readings.difference),
         ]
         if self.lost:
-            found.append(f"at most {self.lost:,} messages lost with the data of Redis")
+            found.append(f"{self.lost:,} messages were in flight when Redis lost its data")
         if self.missing:
             found.append(self._missing())
         if self.rows is not None and (rows := self.rows.difference):

@@ -152,7 +152,8 @@ def _show(tenant: str, total: Counts) -> None:
 
 def _report(tenant: str, loss: Loss) -> None:
     metrics.LEDGER_LOSSES.labels(tenant).inc()
-    metrics.LEDGER_LOST.labels(tenant).inc(loss.in_flight_at_most + loss.unseen_estimate)
+    metrics.LEDGER_LOST.labels(tenant).inc(loss.in_flight_at_most)
+    metrics.LEDGER_UNSEEN.labels(tenant).inc(loss.unseen_estimate)
     _LOG.error(
         "Redis lost its data",
         tenant=tenant,
