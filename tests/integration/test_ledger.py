@@ -21,10 +21,11 @@ from iotistica.ingestion.bookkeeper import Bookkeeper
 from iotistica.keys import Feed
 from iotistica.ledger import field
 from iotistica.store.agents import AgentStore
-from iotistica.store.ledger import LedgerStore
+from iotistica.store.ledger import LedgerStore, Record
 from iotistica.store.pool import Pool
 from iotistica.streams import Settlement, Streams
 from iotistica.streams import ledger as streams_ledger
+from iotistica.streams.ledger import Page
 
 A, B = "0a8b3b0e-5c1e-4f0e-9d55-0242ac120002", "1a8b3b0e-5c1e-4f0e-9d55-0242ac120002"
 
@@ -116,7 +117,7 @@ async def test_counters_are_read_by_agent(streams: Streams, flow: Flow, tenant: 
     of_a = {name: 2 * number for name, number in of_b.items()}
     assert await streams.ledger.counts(tenant) == {A: of_a, B: of_b}
     assert await streams.ledger.counts(tenant, B) == {B: of_b}
-    assert await streams.ledger.exact(tenant, {A: ["stored", "late"], "x": ["stored"]}) == {
+    assert await streams.ledger.exact(tenant, [A, "x"], ["stored", "late"]) == {
         A: {"stored": 8},
         "x": {},
     }
@@ -132,7 +133,7 @@ async def test_ledgers_of_many_pages_are_read_whole(
     )
     found = await streams.ledger.counts(tenant)
     assert found == {agent: {"accepted": n} for n, agent in enumerate(agents)}
-    assert await streams.ledger.exact(tenant, {agent: ["accepted"] for agent in agents}) == found
+    assert await streams.ledger.exact(tenant, agents, ["accepted"]) == found
 
 
 async def test_messages_in_flight_are_counted_by_agent(
@@ -275,10 +276,15 @@ async def test_a_process_that_died_is_succeeded(
 async def test_a_snapshot_of_one_who_no_longer_holds_the_ledger_is_refused(
     tenant: str, store: LedgerStore, connection: asyncpg.Connection
 ) -> None:
+    some = {A: Record({"accepted": 1})}
     assert await store.lease([tenant], "one", seconds=30) == {tenant: ""}
     assert await store.lease([tenant], "two", seconds=30) == {}
-    assert await store.keep(tenant, "two", epoch="e", changed={}, accepted_per_s=0) is None
-    assert await store.keep(tenant, "one", epoch="e", changed={}, accepted_per_s=0) == []
+    assert await store.begin(tenant, "two", "e") is None
+    assert await store.begin(tenant, "one", "e") == []
+    assert await store.keep(tenant, "two", "e", some) is None
+    assert await store.keep(tenant, "one", "another", some) is None
+    assert await agents_of(connection) == {}
+    assert await store.keep(tenant, "one", "e", some) == 0
     assert await store.lease([tenant], "one", seconds=30) == {tenant: "e"}
 
 
@@ -458,14 +464,15 @@ async def test_a_ledger_that_vanishes_while_it_is_read_is_not_kept(
     keeper = bookkeeper()
     await flow.accept(A, A)
     await keeper.run_once([tenant])
-    read = streams.ledger.sequences
+    await flow.accept(A)
+    read = streams.ledger.exact
 
-    async def lose_now(tenant: str) -> dict[str, str]:
+    async def lose_now(*arguments: Any) -> dict[str, dict[str, int]]:
         await raw.flushall()
-        return await read(tenant)
+        return await read(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(streams.ledger, "sequences", lose_now)
+        patch.setattr(streams.ledger, "exact", lose_now)
         await keeper.run_once([tenant])
     assert await store.losses(tenant) == []
     await keeper.run_once([tenant])
@@ -597,12 +604,11 @@ async def test_a_torn_reading_is_looked_at_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await flow.accept(A)
-    torn = iter([{A: {"accepted": 0, "spooled": 5}}, {A: {"accepted": 0, "spooled": 5}}])
 
-    async def counts(_tenant: str, _agent: str | None = None) -> dict[str, dict[str, int]]:
-        return next(torn)
+    async def torn(_tenant: str, _agent: str | None = None) -> AsyncIterator[Page]:
+        yield [(A, "accepted", 0), (A, "spooled", 5)]
 
-    monkeypatch.setattr(streams.ledger, "counts", counts)
+    monkeypatch.setattr(streams.ledger, "pages", torn)
     assert (await auditor.report(tenant)).balanced is True
 
 

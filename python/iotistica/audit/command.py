@@ -75,6 +75,8 @@ async def _run(options: Options) -> bool:
                         agent=agent,
                         count=options.count,
                         on_disk=_on_disk(settings, tenant),
+                        most=_most(options),
+                        problems=options.problems,
                     )
                     for tenant in tenants
                 ]
@@ -132,22 +134,23 @@ def _shown(options: Options) -> Iterator[Callable[[Sequence[Report]], None]]:
     console = Console()
     if options.watch and console.is_terminal and not options.json:
         with Live(console=console, auto_refresh=False) as live:
-            yield lambda reports: live.update(Text(written(reports, options)), refresh=True)
+            yield lambda reports: live.update(Text(written(reports)), refresh=True)
     else:
-        yield lambda reports: typer.echo(written(reports, options), nl=False)
+        yield lambda reports: typer.echo(written(reports), nl=False)
 
 
-def _json(reports: Sequence[Report], options: Options) -> str:
-    tenants = [document(one, most=options.most, problems=options.problems) for one in reports]
+def _most(options: Options) -> int | None:
+    return _SHOWN if options.most is None and not options.json else options.most
+
+
+def _json(reports: Sequence[Report]) -> str:
     clean = all(report.is_clean for report in reports)
-    return (
-        orjson.dumps({"clean": clean, "tenants": tenants}, option=orjson.OPT_UTC_Z).decode() + "\n"
-    )
+    found = {"clean": clean, "tenants": [document(report) for report in reports]}
+    return orjson.dumps(found, option=orjson.OPT_UTC_Z).decode() + "\n"
 
 
-def _text(reports: Sequence[Report], options: Options) -> str:
-    most = _SHOWN if options.most is None else options.most
-    return "\n".join(text(one, most=most, problems=options.problems) for one in reports)
+def _text(reports: Sequence[Report]) -> str:
+    return "\n".join(text(report) for report in reports)
 
 
 @contextmanager

@@ -10,10 +10,9 @@ from iotistica.audit.gaps import Gaps
 from iotistica.audit.report import Account, Report
 
 
-def document(report: Report, *, most: int | None = None, problems: bool = False) -> dict[str, Any]:
-    """The whole report; at most so many agents, or only those with problems."""
-    evidence = report.evidence
-    accounts = report.accounts[: report.troubled] if problems else report.accounts
+def document(report: Report) -> dict[str, Any]:
+    """The whole report."""
+    evidence, in_flight = report.evidence, report.evidence.reading.in_flight
     return {
         "tenant": evidence.tenant,
         "balanced": report.balanced,
@@ -22,14 +21,14 @@ def document(report: Report, *, most: int | None = None, problems: bool = False)
         "began_at": evidence.past.began_at,
         "snapshot_at": evidence.past.snapshot_at,
         "total": account_document(report.total),
-        "agents_total": len(report.accounts),
+        "agents_total": report.agents,
         "agents_with_problems": report.troubled,
-        "agents": [account_document(account) for account in accounts[:most]],
+        "agents": [account_document(account) for account in report.accounts],
         "losses": [asdict(loss) for loss in evidence.losses],
         "streams": {
-            "entries": evidence.in_flight.entries,
-            "counted": evidence.in_flight.is_counted,
-            "foreign_entries": evidence.in_flight.foreign,
+            "entries": in_flight.entries,
+            "counted": in_flight.is_counted,
+            "foreign_entries": in_flight.foreign,
         },
         "on_disk": dict(evidence.on_disk),
     }

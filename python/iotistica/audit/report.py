@@ -11,43 +11,36 @@ they are points, and the answer is exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from iotistica import ledger, sequences
 from iotistica.audit.gaps import Gaps, judge
+from iotistica.audit.standing import Standing
 from iotistica.ledger import Counts
 from iotistica.sequences import AGE_MS, run_text
+from iotistica.store.ledger import Before, Loss, Past
 
 if TYPE_CHECKING:
-    from iotistica.store.ledger import Loss, Past
     from iotistica.streams import InFlight
 
 _NAMED = 10
-_OUTCOMES = frozenset(ledger.OUTCOMES)
+_NO_PAST = Before()
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """A number that lies between two others."""
 
     least: int
     most: int
 
-    def __add__(self, other: Span) -> Span:
-        return Span(self.least + other.least, self.most + other.most)
 
-
-@dataclass(frozen=True, slots=True)
-class Equation:
+class Equation(NamedTuple):
     """What came, and what is accounted for."""
 
     came: Span
     accounted: Span
-
-    def __add__(self, other: Equation) -> Equation:
-        return Equation(self.came + other.came, self.accounted + other.accounted)
 
     @property
     def difference(self) -> int:
@@ -76,24 +69,44 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """The counters twice, and what was in flight between."""
+
+    before: Standing
+    in_flight: InFlight
+    after: Standing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """What was read of a tenant."""
 
     tenant: str
     epoch: str
     now_ms: int
-    before: Mapping[str, Counts]
-    in_flight: InFlight
-    """Counted between `before` and `after`, as are the rows."""
+    reading: Reading
+    again: Mapping[str, Reading] = field(default_factory=dict)
+    """Later readings, of the agents in doubt."""
     rows: Mapping[str, int | None] = field(default_factory=dict)
-    after: Mapping[str, Counts]
-    numbers: Mapping[str, str]
-    past: Past
+    """Counted between the two readings."""
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    past: Past = field(default_factory=Past)
     young: frozenset[str] = frozenset()
     """Agents that were registered after the ledger began."""
     losses: Sequence[Loss] = ()
     on_disk: Mapping[str, int] = field(default_factory=dict)
     """Messages in the disk spools of this machine, by service."""
+
+    def reading_of(self, agent: str) -> Reading:
+        """The last one."""
+        return self.again.get(agent, self.reading)
+
+    def agents(self) -> list[str]:
+        """All that anything is known of, in order."""
+        reading = self.reading
+        in_flight = reading.in_flight.messages.keys() | reading.in_flight.added.keys()
+        counted = {*reading.before, *reading.after}
+        return sorted(counted | in_flight | self.numbers.keys() | self.past.agents.keys())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +114,10 @@ class Account:
     """One agent, or the sum of all."""
 
     agent: str
-    counts: Counts
-    """Over all epochs."""
     in_flight: int | None
     """None where the streams are too long to count."""
     lost: int
-    """Accepted messages that were lost with the data of Redis; at most."""
+    """Accepted messages that were in flight when Redis lost its data; at most."""
     carried: int
     """Messages that lay on disk when Redis lost its data: nothing counts when they are stored."""
     messages: Equation | None
@@ -115,6 +126,8 @@ class Account:
     """Messages whose numbers were never seen: they never came, or could not be decoded."""
     gaps: Gaps | None = None
     rows: Rows | None = None
+    counts: Counts = field(default_factory=dict)
+    """Over all epochs."""
 
     @property
     def balanced(self) -> bool | None:
@@ -155,149 +168,167 @@ class Report:
     """The audit of one tenant."""
 
     evidence: Evidence
+    balanced: bool | None
+    """Whether the equations hold for every agent; None where that cannot be told."""
     total: Account
     accounts: Sequence[Account]
-    """Those with problems first."""
-
-    @property
-    def troubled(self) -> int:
-        """Agents with problems."""
-        return sum(1 for account in self.accounts if account.problems)
-
-    @property
-    def balanced(self) -> bool | None:
-        """Whether the equations hold for every agent; None where that cannot be told."""
-        return False if any(one.balanced is False for one in self.accounts) else self.total.balanced
+    """Those that were asked for; with problems first."""
+    agents: int
+    troubled: int
+    """Agents with problems."""
 
     @property
     def is_clean(self) -> bool:
         """Whether all is accounted for, and nothing lost or missing."""
-        lost = any(loss.in_flight_at_most or loss.unseen_estimate for loss in self.evidence.losses)
+        losses = self.evidence.losses
+        lost = any(loss.in_flight_at_most or loss.unseen_estimate for loss in losses)
         return self.balanced is True and not self.troubled and not lost
 
 
-def report(evidence: Evidence, accounts: Iterable[Account]) -> Report:
-    """The report of accounts that were judged."""
-    ordered = sorted(accounts, key=lambda one: (not one.problems, one.agent))
-    return Report(evidence=evidence, total=total(ordered), accounts=ordered)
+def report(evidence: Evidence, *, most: int | None = None, problems: bool = False) -> Report:
+    """Judge every agent, and keep the accounts of at most so many, or only those with problems.
 
-
-def judged(evidence: Evidence, agents: Iterable[str] | None = None) -> dict[str, Account]:
-    """Every agent, or the given ones, by name."""
-    if agents is None:
-        agents = {
-            *evidence.before,
-            *evidence.after,
-            *evidence.in_flight.messages,
-            *evidence.in_flight.added,
-            *evidence.numbers,
-            *evidence.past.agents,
-        }
-    return {agent: _judged(evidence, agent) for agent in agents}
-
-
-def _judged(evidence: Evidence, agent: str) -> Account:
-    before, after = evidence.before.get(agent, {}), evidence.after.get(agent, {})
-    record = evidence.past.agents.get(agent)
-    past: Counts = record.counts if record else {}
-    carried = past.get(ledger.SPOOLED, 0)
-    came, settled = past.get(ledger.ACCEPTED, 0), past.get(ledger.SETTLED, 0)
-    gaps = judge(
-        sequences.parse(record.sequences if record else ""),
-        sequences.parse(evidence.numbers.get(agent, "")),
-        now_ms=evidence.now_ms,
-        may_come=_may_come(evidence, agent, after),
+    Their `counts` are still to be filled in.
+    """
+    troubled: list[Account] = []
+    others: list[Account] = []
+    total, unbalanced, agents = _Total(), False, evidence.agents()
+    for agent in agents:
+        account = judged(evidence, agent)
+        total.add(account)
+        unbalanced = unbalanced or account.balanced is False
+        if account.problems:
+            troubled.append(account)
+        elif not problems and (most is None or len(others) < most):
+            others.append(account)
+    summed = total.account(evidence)
+    return Report(
+        evidence=evidence,
+        balanced=False if unbalanced else summed.balanced,
+        total=summed,
+        accounts=[*troubled, *others][:most],
+        agents=len(agents),
+        troubled=len(troubled),
     )
+
+
+def in_doubt(evidence: Evidence) -> list[str]:
+    """Agents that do not balance by their last reading."""
+    return [
+        agent
+        for agent in (evidence.again or evidence.agents())
+        if any(one is not None and one.difference for one in _equations(evidence, agent))
+    ]
+
+
+def judged(evidence: Evidence, agent: str) -> Account:
+    """The account of one agent, without its counters."""
+    past = evidence.past.agents.get(agent, _NO_PAST)
+    reading = evidence.reading_of(agent)
+    messages, readings = _equations(evidence, agent)
+    gaps = _gaps(evidence, agent, past, reading)
     return Account(
         agent=agent,
-        counts=ledger.added(past, after) if past else after,
-        in_flight=evidence.in_flight.messages.get(agent, 0)
-        if evidence.in_flight.is_counted
-        else None,
-        lost=came - settled - carried,
-        carried=carried,
-        messages=_messages(evidence, agent, before, after, carried=carried),
-        readings=Equation(
-            Span(before.get(ledger.READINGS, 0), after.get(ledger.READINGS, 0)),
-            Span(_outcomes(before), _outcomes(after)),
-        ),
+        in_flight=None if messages is None else reading.in_flight.messages.get(agent, 0),
+        lost=past.lost,
+        carried=past.spooled,
+        messages=messages,
+        readings=readings,
         missing=gaps.missing_messages if gaps and gaps.troubled else 0,
         gaps=gaps,
-        rows=_rows(evidence, agent, before, after, past) if agent in evidence.rows else None,
+        rows=_rows(evidence, agent, past, reading) if agent in evidence.rows else None,
     )
 
 
-def _messages(
-    evidence: Evidence, agent: str, before: Counts, after: Counts, *, carried: int
-) -> Equation | None:
-    """What came is what left the streams, and what is in them.
+def _equations(evidence: Evidence, agent: str) -> tuple[Equation | None, Equation]:
+    """That of the messages, if they can be counted, and that of the readings, in this epoch.
 
-    What the count found was there when it began; what it missed had left by the second reading, or
-    moved to the backfill stream, where it was found again. Carried messages may be settled in this
-    epoch without having been accepted in it.
+    What the count of the streams found was there when it began; what it missed had left by the
+    second reading, or moved to the backfill stream, where it was found again. Carried messages may
+    be settled in this epoch without having been accepted in it.
     """
-    in_flight = evidence.in_flight
-    if not in_flight.is_counted:
-        return None
-    found, added = in_flight.messages.get(agent, 0), in_flight.added.get(agent, 0)
-    return Equation(
-        Span(before.get(ledger.ACCEPTED, 0), after.get(ledger.ACCEPTED, 0)),
-        Span(_left(before) + found - carried, _left(after) + found + added),
+    reading = evidence.reading_of(agent)
+    before, after = reading.before.of(agent), reading.after.of(agent)
+    readings = Equation(
+        Span(before.readings, after.readings), Span(before.outcomes, after.outcomes)
     )
+    in_flight = reading.in_flight
+    if not in_flight.is_counted:
+        return None, readings
+    found, added = in_flight.messages.get(agent, 0), in_flight.added.get(agent, 0)
+    carried = evidence.past.agents.get(agent, _NO_PAST).spooled
+    messages = Equation(
+        Span(before.accepted, after.accepted),
+        Span(before.left + found - carried, after.left + found + added),
+    )
+    return messages, readings
 
 
-def _left(counts: Counts) -> int:
-    """Messages that left the streams."""
-    return counts.get(ledger.SETTLED, 0) + counts.get(ledger.SPOOLED, 0)
-
-
-def _outcomes(counts: Counts) -> int:
-    return sum(number for name, number in counts.items() if name.partition(":")[0] in _OUTCOMES)
-
-
-def _may_come(evidence: Evidence, agent: str, counts: Counts) -> bool:
-    """Whether old messages of the agent are on their way, so that a gap may yet be filled."""
-    in_flight = evidence.in_flight
-    oldest_ms = in_flight.oldest_ms.get(agent, evidence.now_ms)
-    return (
+def _gaps(evidence: Evidence, agent: str, past: Before, reading: Reading) -> Gaps | None:
+    numbers = evidence.numbers.get(agent, "")
+    if not numbers and not past.sequences:
+        return None
+    in_flight = reading.in_flight
+    # Whether old messages of the agent are on their way, so that a gap may yet be filled.
+    may_come = (
         not in_flight.is_counted
-        or evidence.now_ms - oldest_ms > AGE_MS
-        or counts.get(ledger.SPOOLED, 0) > 0
+        or evidence.now_ms - in_flight.oldest_ms.get(agent, evidence.now_ms) > AGE_MS
+        or reading.after.of(agent).spooled > 0
         or any(evidence.on_disk.values())
     )
+    return judge(
+        sequences.parse(past.sequences),
+        sequences.parse(numbers),
+        now_ms=evidence.now_ms,
+        may_come=may_come,
+    )
 
 
-def _rows(evidence: Evidence, agent: str, before: Counts, after: Counts, past: Counts) -> Rows:
-    stored = past.get(ledger.STORED, 0)
-    again = past.get(ledger.REDELIVERED, 0) + after.get(ledger.REDELIVERED, 0)
-    # Rows stand in the table before the ledger has them: so it must be quiet, complete, and have
-    # begun before the agent.
-    is_quiet = before == after and evidence.in_flight.is_counted
-    is_quiet = is_quiet and not evidence.in_flight.messages.get(agent)
-    is_known = is_quiet and agent in evidence.young and not past and not evidence.losses
+def _rows(evidence: Evidence, agent: str, past: Before, reading: Reading) -> Rows:
+    # Rows stand in the table before the ledger has them: it must be quiet, complete, and have begun
+    # before the agent.
+    before, after = evidence.reading.before.of(agent), evidence.reading.after.of(agent)
+    in_flight = evidence.reading.in_flight
+    is_quiet = before == after and in_flight.is_counted and not in_flight.messages.get(agent)
+    is_known = is_quiet and agent in evidence.young and past == _NO_PAST and not evidence.losses
+    again = past.redelivered + after.redelivered
     return Rows(
         evidence.rows[agent],
-        stored + before.get(ledger.STORED, 0),
-        stored + after.get(ledger.STORED, 0) + again if is_known else None,
+        past.stored + before.stored,
+        past.stored + after.stored + again if is_known else None,
     )
 
 
-def total(accounts: Sequence[Account]) -> Account:
-    """The sum of all agents."""
-    nothing = Equation(Span(0, 0), Span(0, 0))
-    messages = [account.messages for account in accounts if account.messages is not None]
-    in_flight = [account.in_flight for account in accounts if account.in_flight is not None]
-    is_counted = len(messages) == len(accounts)
-    return Account(
-        agent=ledger.NOBODY,
-        counts=ledger.added(*(account.counts for account in accounts)),
-        in_flight=sum(in_flight) if is_counted else None,
-        lost=sum(account.lost for account in accounts),
-        carried=sum(account.carried for account in accounts),
-        messages=sum(messages, nothing) if is_counted else None,
-        readings=sum((account.readings for account in accounts), nothing),
-        missing=sum(account.missing for account in accounts),
-    )
+class _Total:
+    """The sum of accounts."""
+
+    def __init__(self) -> None:
+        self._sums = [0] * 8
+        self._lost = self._carried = self._missing = 0
+
+    def add(self, account: Account) -> None:
+        numbers = [*account.readings.came, *account.readings.accounted]
+        if account.messages is not None:
+            numbers += [*account.messages.came, *account.messages.accounted]
+        for place, number in enumerate(numbers):
+            self._sums[place] += number
+        self._lost += account.lost
+        self._carried += account.carried
+        self._missing += account.missing
+
+    def account(self, evidence: Evidence) -> Account:
+        sums, in_flight = self._sums, evidence.reading.in_flight
+        messages = Equation(Span(*sums[4:6]), Span(*sums[6:8]))
+        return Account(
+            agent=ledger.NOBODY,
+            in_flight=sum(in_flight.messages.values()) if in_flight.is_counted else None,
+            lost=self._lost,
+            carried=self._carried,
+            messages=messages if in_flight.is_counted else None,
+            readings=Equation(Span(*sums[0:2]), Span(*sums[2:4])),
+            missing=self._missing,
+            counts=ledger.added(evidence.past.total, evidence.reading.after.total),
+        )
 
 
 def _difference(what: str, number: int) -> list[str]:

@@ -20,16 +20,17 @@ _OTHERS = (ledger.DUPLICATE, ledger.COLLIDED, ledger.REDELIVERED, ledger.DROPPED
 _AGENT_WIDTH = 36
 
 
-def text(report: Report, *, most: int | None, problems: bool) -> str:
+def text(report: Report) -> str:
     """The sum of the tenant, its losses, then its agents, those with problems first."""
-    return "\n".join([*_tenant(report), *_agents(report, most=most, problems=problems)]) + "\n"
+    return "\n".join([*_tenant(report), *_agents(report)]) + "\n"
 
 
 def _tenant(report: Report) -> Iterator[str]:
     evidence, total = report.evidence, report.total
+    in_flight = evidence.reading.in_flight
     yield (
         f"tenant {evidence.tenant}: {_VERDICTS[report.balanced]}; "
-        f"{len(report.accounts):,} agents, {report.troubled:,} with problems"
+        f"{report.agents:,} agents, {report.troubled:,} with problems"
     )
     yield f"  messages  {_messages(total)}"
     yield f"  readings  {_readings(total)}"
@@ -40,10 +41,10 @@ def _tenant(report: Report) -> Iterator[str]:
             yield f"  {counter:<9} {sum(reasons.values()):,} {what}: {_by_name(reasons)}"
     if total.missing:
         yield f"  missing   {total.missing:,} messages by their numbers"
-    if not evidence.in_flight.is_counted:
-        yield f"  streams   {evidence.in_flight.entries:,} entries, too many to be counted"
-    if evidence.in_flight.foreign:
-        yield f"  streams   {evidence.in_flight.foreign:,} entries of other producers, not counted"
+    if not in_flight.is_counted:
+        yield f"  streams   {in_flight.entries:,} entries, too many to be counted"
+    if in_flight.foreign:
+        yield f"  streams   {in_flight.foreign:,} entries of other producers, not counted"
     if evidence.on_disk:
         yield f"  on disk   {_by_name(evidence.on_disk)} messages in the spools of this machine"
     for loss in evidence.losses:
@@ -79,9 +80,8 @@ def _loss(loss: Loss) -> str:
     )
 
 
-def _agents(report: Report, *, most: int | None, problems: bool) -> Iterator[str]:
-    accounts = report.accounts[: report.troubled] if problems else report.accounts
-    shown = accounts[:most]
+def _agents(report: Report) -> Iterator[str]:
+    shown = report.accounts
     if not shown:
         return
     is_counted = any(account.rows is not None for account in shown)
@@ -99,8 +99,8 @@ def _agents(report: Report, *, most: int | None, problems: bool) -> Iterator[str
             ):
                 if found:
                     yield f"    {name}: {run_text(found[-10:])}"
-    if len(shown) < len(accounts):
-        yield f"  and {len(accounts) - len(shown):,} more"
+    if len(shown) < report.agents:
+        yield f"  and {report.agents - len(shown):,} more"
 
 
 def _cells(account: Account) -> list[str]:

@@ -7,20 +7,21 @@ twentieth of the time.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from iotistica import ledger, log, metrics
 from iotistica.ledger import Counts
 from iotistica.store.ledger import LedgerStore, Loss, Record
 from iotistica.streams import Ledger
+from iotistica.streams.ledger import Page
 
 _LOG = log.get(__name__)
 
 _LEAST_LEASE_S = 30.0
+_PAGE_AGENTS = 5000
 _MESSAGES = (ledger.ACCEPTED, ledger.SETTLED, ledger.SPOOLED)
 _READINGS = (ledger.READINGS, *ledger.OUTCOMES, ledger.LATE)
 
@@ -36,6 +37,21 @@ class _Book:
     due: float = 0.0
     counted_at: float = 0.0
     accepted: int = 0
+
+
+@dataclass(slots=True)
+class _Reading:
+    """One reading of a ledger: a hash for each agent, and the sums."""
+
+    prints: dict[str, int] = field(default_factory=dict)
+    total: dict[str, int] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
+
+    def add(self, page: Page) -> None:
+        prints, total = self.prints, self.total
+        for agent, counter, number in page:
+            prints[agent] = prints.get(agent, 0) ^ hash((counter, number))
+            total[counter] = total.get(counter, 0) + number
 
 
 class Bookkeeper:
@@ -79,33 +95,54 @@ class Bookkeeper:
     async def _keep(self, tenant: str, book: _Book) -> None:
         """Store what changed since the last snapshot."""
         epoch = await self._epoch(tenant)
-        if epoch != book.epoch:
-            book.kept.clear()
-            book.counted_at = 0.0
-        counts = await self._streams.counts(tenant)
-        numbers = await self._streams.sequences(tenant)
-        # In a thread: a hundred thousand agents would hold up the batches for a second.
-        prints, total = await asyncio.to_thread(_digest, counts, numbers, book.kept)
-        changed = [agent for agent, mark in prints.items() if book.kept.get(agent) != mark]
-        # What was read page by page may be torn; a snapshot must not be.
-        exact = await self._streams.exact(tenant, {one: counts.get(one, {}) for one in changed})
-        if await self._streams.epoch(tenant) != epoch:
-            return  # lost just now: the next snapshot will tell
-        losses = await self._store.keep(
-            tenant,
-            self._name,
-            epoch=epoch,
-            changed={
-                agent: Record(exact.get(agent, {}), numbers.get(agent, "")) for agent in changed
-            },
-            accepted_per_s=_rate(book, total.get(ledger.ACCEPTED, 0)),
-        )
+        losses = await self._store.begin(tenant, self._name, epoch)
         if losses is None:
-            return  # it took so long that another process holds the ledger
-        book.epoch, book.kept = epoch, prints
-        for loss in losses:
-            _report(tenant, loss)
-        _show(tenant, total)
+            return  # another process holds the ledger by now
+        _report(tenant, losses)
+        if epoch != book.epoch:
+            book.epoch, book.counted_at = epoch, 0.0
+            book.kept.clear()
+        found = await self._read(tenant, book)
+        back = 0
+        for start in range(0, len(found.changed), _PAGE_AGENTS):
+            page = found.changed[start : start + _PAGE_AGENTS]
+            gone = await self._keep_some(tenant, epoch, page, found.total)
+            if gone is None:
+                return  # lost just now, to another process or with Redis: the next run will tell
+            back += gone
+            book.kept.update((agent, found.prints[agent]) for agent in page)
+        rate = _rate(book, found.total.get(ledger.ACCEPTED, 0))
+        _report(
+            tenant,
+            await self._store.finish(tenant, self._name, epoch, accepted_per_s=rate, back=back),
+        )
+        _show(tenant, found.total)
+
+    async def _read(self, tenant: str, book: _Book) -> _Reading:
+        """Read the ledger once, and keep no more of it than what tells changes."""
+        found = _Reading()
+        async for page in self._streams.pages(tenant):
+            found.add(page)
+        numbers = await self._streams.sequences(tenant)
+        for agent, text in numbers.items():
+            found.prints[agent] = found.prints.get(agent, 0) ^ hash(text)
+        for agent in book.kept.keys() - found.prints.keys():
+            found.prints[agent] = 0  # it has vanished
+        found.changed = [
+            agent for agent, mark in found.prints.items() if book.kept.get(agent) != mark
+        ]
+        return found
+
+    async def _keep_some(
+        self, tenant: str, epoch: str, agents: Sequence[str], counters: Collection[str]
+    ) -> int | None:
+        # What was read page by page may be torn; a snapshot must not be.
+        counts = await self._streams.exact(tenant, agents, counters)
+        numbers = await self._streams.sequences_of(tenant, agents)
+        if await self._streams.epoch(tenant) != epoch:
+            return None
+        records = {agent: Record(counts[agent], numbers[agent]) for agent in agents}
+        return await self._store.keep(tenant, self._name, epoch, records)
 
     async def _epoch(self, tenant: str) -> str:
         # HSETNX is refused by a Redis that is full; asked first, a ledger that is there is kept.
@@ -124,17 +161,6 @@ class Bookkeeper:
                 gauge.remove(tenant, counter)
 
 
-def _digest(
-    counts: Mapping[str, Counts], numbers: Mapping[str, str], agents: Iterable[str]
-) -> tuple[dict[str, int], dict[str, int]]:
-    """A hash of what there is of each agent, also of `agents` that have vanished; the total."""
-    prints = {
-        agent: hash((frozenset(counts.get(agent, {}).items()), numbers.get(agent)))
-        for agent in {*counts, *numbers, *agents}
-    }
-    return prints, ledger.added(*counts.values())
-
-
 def _rate(book: _Book, accepted: int) -> float:
     """Messages accepted in a second since the last snapshot."""
     now = time.monotonic()
@@ -150,15 +176,16 @@ def _show(tenant: str, total: Counts) -> None:
         metrics.LEDGER_READINGS.labels(tenant, counter).set(ledger.count(total, counter))
 
 
-def _report(tenant: str, loss: Loss) -> None:
-    metrics.LEDGER_LOSSES.labels(tenant).inc()
-    metrics.LEDGER_LOST.labels(tenant).inc(loss.in_flight_at_most)
-    metrics.LEDGER_UNSEEN.labels(tenant).inc(loss.unseen_estimate)
-    _LOG.error(
-        "Redis lost its data",
-        tenant=tenant,
-        kind=loss.kind,
-        in_flight_at_most=loss.in_flight_at_most,
-        unseen_estimate=loss.unseen_estimate,
-        snapshot_at=loss.snapshot_at.isoformat(),
-    )
+def _report(tenant: str, losses: Iterable[Loss]) -> None:
+    for loss in losses:
+        metrics.LEDGER_LOSSES.labels(tenant).inc()
+        metrics.LEDGER_LOST.labels(tenant).inc(loss.in_flight_at_most)
+        metrics.LEDGER_UNSEEN.labels(tenant).inc(loss.unseen_estimate)
+        _LOG.error(
+            "Redis lost its data",
+            tenant=tenant,
+            kind=loss.kind,
+            in_flight_at_most=loss.in_flight_at_most,
+            unseen_estimate=loss.unseen_estimate,
+            snapshot_at=loss.snapshot_at.isoformat(),
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -16,7 +16,6 @@ from iotistica.store.pool import Connection, Pool, unavailable
 
 EMPTIED, ROLLED_BACK = "emptied", "rolled_back"
 
-_PAGE_AGENTS = 5000
 _MOST_LOSSES = 100
 
 # One statement, so that of two processes one gets it. A holder that comes back in time keeps it:
@@ -50,9 +49,8 @@ WITH new AS (
 )
 SELECT coalesce(messages, 0)::bigint FROM back
 """
-_STAMP = """
-UPDATE ledgers SET epoch = $2, accepted_per_s = $3, snapshot_at = now() WHERE tenant_id = $1
-"""
+_BEGIN_EPOCH = "UPDATE ledgers SET epoch = $2 WHERE tenant_id = $1"
+_STAMP = "UPDATE ledgers SET accepted_per_s = $2, snapshot_at = now() WHERE tenant_id = $1"
 
 # The arguments are the tenant, the kind, and how many were rolled back where some were.
 _RECORD_LOSS = """
@@ -85,13 +83,25 @@ WHERE kept.tenant_id = $1 AND kept.agent = folded.agent
 """
 
 # Where Redis has lost its data and nobody has noticed yet, the last snapshot is past, too.
-_PAST = """
+_PAST_OF_ALL = """
 SELECT agent, past_sequences, CASE WHEN ledgers.epoch = $2 THEN '' ELSE sequences END AS closed,
-       CASE WHEN ledgers.epoch = $2 THEN past ELSE ledger_sum(past, counters) END::text AS past
+       CASE WHEN ledgers.epoch = $2 THEN past ELSE ledger_sum(past, counters) END AS past
 FROM ledger_agents JOIN ledgers USING (tenant_id)
-WHERE tenant_id = $1 AND ($3::text IS NULL OR agent = $3)
+WHERE tenant_id = $1 AND ($3::text[] IS NULL OR agent = ANY ($3))
   AND (past <> '{}' OR past_sequences <> '' OR ledgers.epoch <> $2)
 """
+_PAST = f"""
+SELECT agent, past_sequences, closed,
+       ledger_count(past, 'accepted') AS accepted, ledger_count(past, 'settled') AS settled,
+       ledger_count(past, 'spooled') AS spooled, ledger_count(past, 'stored') AS stored,
+       ledger_count(past, 'redelivered') AS redelivered
+FROM ({_PAST_OF_ALL}) AS agents
+"""  # noqa: S608 (constants only)
+_PAST_COUNTS = f"SELECT agent, past::text FROM ({_PAST_OF_ALL}) AS agents"  # noqa: S608
+_PAST_TOTAL = f"""
+SELECT key, sum(value::bigint)::bigint FROM ({_PAST_OF_ALL}) AS agents, jsonb_each_text(past)
+GROUP BY key
+"""  # noqa: S608 (constants only)
 _LEDGER = "SELECT epoch, began_at, snapshot_at FROM ledgers WHERE tenant_id = $1"
 _LOSSES = """
 SELECT * FROM ledger_losses WHERE tenant_id = $1 ORDER BY id DESC LIMIT $2
@@ -128,21 +138,38 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is known of one agent."""
+    """What a snapshot holds of one agent."""
 
     counts: Counts
     sequences: str = ""
 
 
+class Before(NamedTuple):
+    """What the ledgers that went before counted of one agent."""
+
+    accepted: int = 0
+    settled: int = 0
+    spooled: int = 0
+    stored: int = 0
+    redelivered: int = 0
+    sequences: str = ""
+
+    @property
+    def lost(self) -> int:
+        """Messages that were in flight at the last snapshots."""
+        return self.accepted - self.settled - self.spooled
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """What the ledgers that went before counted, by agent; `counts` summed over them."""
+    """What the ledgers that went before counted."""
 
     epoch: str = ""
     """The one that the last snapshot is of; empty where there is none yet."""
     began_at: datetime | None = None
     snapshot_at: datetime | None = None
-    agents: Mapping[str, Record] = field(default_factory=dict)
+    agents: Mapping[str, Before] = field(default_factory=dict)
+    total: Counts = field(default_factory=dict)
 
 
 class LedgerStore:
@@ -163,48 +190,73 @@ class LedgerStore:
         with unavailable("release a ledger"):
             await self._pool.execute(_RELEASE, holder)
 
-    async def keep(
-        self,
-        tenant: str,
-        holder: str,
-        *,
-        epoch: str,
-        changed: Mapping[str, Record],
-        accepted_per_s: float,
-    ) -> list[Loss] | None:
-        """Store a snapshot of the agents that changed; the losses that it reveals.
-
-        All or nothing. None where another process holds the ledger by now.
+    async def begin(self, tenant: str, holder: str, epoch: str) -> list[Loss] | None:
+        """Say which epoch the next snapshots are of; where it is a new one, the loss that ended the
+        last. None where another process holds the ledger by now.
         """
-        with unavailable("keep the ledger"):
+        with unavailable("begin a ledger"):
             async with self._pool.acquire() as connection, connection.transaction():
                 known = await connection.fetchval(_HELD, tenant, holder)
-                if known is None:
-                    return None
+                if known is None or known == epoch:
+                    return None if known is None else []
                 losses = []
-                if known and known != epoch:
-                    losses += await _record(connection, tenant, EMPTIED, None)
+                if known:
+                    losses = await _record(connection, tenant, EMPTIED, None)
                     await _fold(connection, tenant)
-                back = await _write(connection, tenant, changed)
-                if back:
-                    losses += await _record(connection, tenant, ROLLED_BACK, back)
-                await connection.execute(_STAMP, tenant, epoch, accepted_per_s)
+                await connection.execute(_BEGIN_EPOCH, tenant, epoch)
+                return losses
+
+    async def keep(
+        self, tenant: str, holder: str, epoch: str, agents: Mapping[str, Record]
+    ) -> int | None:
+        """Store a snapshot of some agents. How many messages that were accepted by the last one are
+        no longer; None where another process holds the ledger, or it is of another epoch.
+        """
+        counters = [orjson.dumps(record.counts).decode() for record in agents.values()]
+        numbers = [record.sequences for record in agents.values()]
+        with unavailable("keep the ledger"):
+            async with self._pool.acquire() as connection, connection.transaction():
+                if await connection.fetchval(_HELD, tenant, holder) != epoch:
+                    return None
+                back: int = await connection.fetchval(
+                    _KEEP, tenant, list(agents), counters, numbers
+                )
+                return back
+
+    async def finish(
+        self, tenant: str, holder: str, epoch: str, *, accepted_per_s: float, back: int
+    ) -> list[Loss]:
+        """End a snapshot of which all agents are stored; the loss of what `keep` found gone."""
+        with unavailable("keep the ledger"):
+            async with self._pool.acquire() as connection, connection.transaction():
+                if await connection.fetchval(_HELD, tenant, holder) != epoch:
+                    return []
+                losses = await _record(connection, tenant, ROLLED_BACK, back) if back else []
+                await connection.execute(_STAMP, tenant, accepted_per_s)
                 return losses
 
     async def past(self, tenant: str, epoch: str, agent: str | None = None) -> Past:
         """What was counted before the epoch that Redis is in."""
+        wanted = None if agent is None else [agent]
         with unavailable("read the ledger"):
             head = await self._pool.fetchrow(_LEDGER, tenant)
             if head is None:
                 return Past()
-            rows = await self._pool.fetch(_PAST, tenant, epoch, agent)
-        agents = {
-            row["agent"]: Record(
-                orjson.loads(row["past"]), _folded(row["past_sequences"], row["closed"])
-            )
-            for row in rows
-        }
-        return Past(**head, agents=agents)
+            async with self._pool.acquire() as connection, connection.transaction():
+                agents = {
+                    row["agent"]: _before(row)
+                    async for row in connection.cursor(_PAST, tenant, epoch, wanted, prefetch=500)
+                }
+                total = await connection.fetch(_PAST_TOTAL, tenant, epoch, wanted)
+        return Past(**head, agents=agents, total={row[0]: row[1] for row in total})
+
+    async def past_counts(
+        self, tenant: str, epoch: str, agents: Sequence[str]
+    ) -> dict[str, dict[str, int]]:
+        """All counters of these agents before the epoch that Redis is in."""
+        with unavailable("read the ledger"):
+            rows = await self._pool.fetch(_PAST_COUNTS, tenant, epoch, agents)
+        return {row["agent"]: orjson.loads(row["past"]) for row in rows}
 
     async def losses(self, tenant: str) -> list[Loss]:
         """The last hundred, the newest first."""
@@ -237,15 +289,15 @@ async def _fold(connection: Connection, tenant: str) -> None:
     await connection.execute(_FOLD_NUMBERS, tenant, list(folded), list(folded.values()))
 
 
-async def _write(connection: Connection, tenant: str, changed: Mapping[str, Record]) -> int:
-    """Store the agents that changed; how many accepted messages are no longer among them."""
-    agents, back = list(changed), 0
-    for start in range(0, len(agents), _PAGE_AGENTS):
-        page = agents[start : start + _PAGE_AGENTS]
-        counters = [orjson.dumps(changed[agent].counts).decode() for agent in page]
-        numbers = [changed[agent].sequences for agent in page]
-        back += await connection.fetchval(_KEEP, tenant, page, counters, numbers)
-    return back
+def _before(row: Any) -> Before:
+    return Before(
+        accepted=row["accepted"],
+        settled=row["settled"],
+        spooled=row["spooled"],
+        stored=row["stored"],
+        redelivered=row["redelivered"],
+        sequences=_folded(row["past_sequences"], row["closed"]),
+    )
 
 
 def _folded(past: str, closed: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
@@ -13,6 +13,9 @@ from iotistica import keys, ledger
 from iotistica._native import InvalidTopic, parse_topic
 from iotistica.keys import Feed
 from iotistica.streams.client import Argument, execute, unavailable
+
+Page = list[tuple[str, str, int]]
+"""Agent, counter with its reason, number."""
 
 MOST_ENTRIES = 5000
 """A stream with more is not counted: it would keep Redis busy for seconds in all."""
@@ -70,42 +73,58 @@ class Ledger:
             await execute(self._redis, "HSETNX", keys.ledger(tenant), ledger.EPOCH, epoch)
         return await self.epoch(tenant)
 
-    async def counts(self, tenant: str, agent: str | None = None) -> dict[str, dict[str, int]]:
-        """Counters of all agents, or of one.
+    async def pages(self, tenant: str, agent: str | None = None) -> AsyncIterator[Page]:
+        """The counters of all agents, or of one.
 
-        Read page by page: what changes meanwhile is in the one counter and not yet in the other.
+        What changes meanwhile is in the one counter and not yet in the other; a counter may come
+        twice, the older number first.
         """
+        async for page in self._scan(keys.ledger(tenant), _pattern(agent, "|*")):
+            page.pop(ledger.EPOCH.encode(), None)
+            yield [_counter(name, number) for name, number in page.items()]
+
+    async def counts(self, tenant: str, agent: str | None = None) -> dict[str, dict[str, int]]:
+        """The same, collected by agent."""
         found: dict[str, dict[str, int]] = {}
-        async for name, number in self._scan(keys.ledger(tenant), _pattern(agent, "|*")):
-            if name != ledger.EPOCH:
-                whose, _, counter = name.rpartition("|")
-                found.setdefault(whose, {})[counter] = int(number)
+        async for page in self.pages(tenant, agent):
+            for whose, counter, number in page:
+                found.setdefault(whose, {})[counter] = number
         return found
 
     async def exact(
-        self, tenant: str, fields: Mapping[str, Iterable[str]]
+        self, tenant: str, agents: Sequence[str], counters: Collection[str]
     ) -> dict[str, dict[str, int]]:
         """The given counters of the given agents; those of one agent at one moment."""
         found: dict[str, dict[str, int]] = {}
-        names = {agent: list(counters) for agent, counters in fields.items() if counters}
-        agents = list(names)
+        names = sorted(counters)
         for start in range(0, len(agents), _PAGE_AGENTS):
             page = agents[start : start + _PAGE_AGENTS]
             pipeline = self._redis.pipeline(transaction=False)
             for agent in page:
-                asked = [ledger.field(agent, counter) for counter in names[agent]]
+                asked = [ledger.field(agent, counter) for counter in names]
                 pipeline.hmget(keys.ledger(tenant), asked)
             with unavailable("read the ledger"):
                 replies = await pipeline.execute()
             for agent, reply in zip(page, replies, strict=True):
-                counted = zip(names[agent], reply, strict=True)
+                counted = zip(names, reply, strict=True)
                 found[agent] = {name: int(number) for name, number in counted if number is not None}
         return found
 
     async def sequences(self, tenant: str, agent: str | None = None) -> dict[str, str]:
         """Message numbers that were seen, as text that `sequences.parse` reads."""
-        pages = self._scan(keys.ledger_sequences(tenant), _pattern(agent, ""))
-        return {name: value.decode() async for name, value in pages}
+        found: dict[str, str] = {}
+        async for page in self._scan(keys.ledger_sequences(tenant), _pattern(agent, "")):
+            found.update((name.decode(), value.decode()) for name, value in page.items())
+        return found
+
+    async def sequences_of(self, tenant: str, agents: Sequence[str]) -> dict[str, str]:
+        """Those of the given agents; empty for one that gives no numbers."""
+        with unavailable("read the ledger"):
+            found = await execute(self._redis, "HMGET", keys.ledger_sequences(tenant), *agents)
+        return {
+            agent: value.decode() if value else ""
+            for agent, value in zip(agents, found, strict=True)
+        }
 
     async def in_flight(self, tenant: str) -> InFlight:
         """Count the messages in the streams, without their payloads leaving Redis.
@@ -144,17 +163,21 @@ class Ledger:
         with unavailable("count what is in flight"):
             return await execute(self._redis, "EVAL", script, 1, stream, *arguments)
 
-    async def _scan(self, key: str, match: tuple[str, ...]) -> AsyncIterator[tuple[str, bytes]]:
+    async def _scan(self, key: str, match: tuple[str, ...]) -> AsyncIterator[dict[bytes, bytes]]:
         cursor: Any = 0
         while True:
             with unavailable("read the ledger"):
                 cursor, page = await execute(
                     self._redis, "HSCAN", key, cursor, *match, "COUNT", _PAGE_FIELDS
                 )
-            for name, value in page.items():
-                yield name.decode(), value
+            yield page
             if not int(cursor):
                 return
+
+
+def _counter(name: bytes, number: bytes) -> tuple[str, str, int]:
+    agent, _, counter = name.decode().rpartition("|")
+    return agent, counter, int(number)
 
 
 def _pattern(agent: str | None, rest: str) -> tuple[str, ...]:

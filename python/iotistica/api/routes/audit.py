@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from uuid import UUID
 
 from iotistica.api.auth import Tokens
@@ -19,7 +18,7 @@ from iotistica.store.ledger import LedgerStore
 
 _DEFAULT_LIMIT, _MAX_LIMIT = 100, 1000
 _FRESH_S = 1.0
-"""A report that is younger serves the next caller, too."""
+"""So long a report serves later callers, too."""
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -33,7 +32,7 @@ class Audit:
         self._auditor = auditor
         self._store = store
         self._agents = agents
-        self._reports: dict[str, tuple[float, asyncio.Task[Report]]] = {}
+        self._reports: dict[str, asyncio.Task[Report]] = {}
 
     def routes(self) -> list[Route]:
         """What this part of the API answers."""
@@ -52,7 +51,8 @@ class Audit:
         user = self._tokens.authenticate(request)
         most, problems = _limit(request), _flag(request, "problems")
         report = await self._report(user.tenant)
-        return json_reply(document(report, most=most, problems=problems))
+        shown = report.accounts[: min(most, report.troubled) if problems else most]
+        return json_reply(document(replace(report, accounts=shown)))
 
     async def agent(self, request: Request) -> Reply:
         """One of `agents`: `{agent, balanced, problems, messages, readings, numbers}`."""
@@ -72,11 +72,15 @@ class Audit:
         return json_reply({"count": len(losses), "losses": [asdict(loss) for loss in losses]})
 
     async def _report(self, tenant: str) -> Report:
-        """One audit at a time for a tenant: the callers meanwhile share it."""
-        made_at, task = self._reports.get(tenant, (0.0, None))
-        if task is None or (task.done() and time.monotonic() - made_at > _FRESH_S):
-            task = asyncio.get_running_loop().create_task(self._auditor.report(tenant))
-            self._reports[tenant] = (time.monotonic(), task)
+        """One audit at a time for a tenant: who asks meanwhile, or shortly after, shares it."""
+        task = self._reports.get(tenant)
+        if task is None:
+            loop = asyncio.get_running_loop()
+            task = loop.create_task(self._auditor.report(tenant, most=_MAX_LIMIT))
+            task.add_done_callback(
+                lambda _: loop.call_later(_FRESH_S, self._reports.pop, tenant, None)
+            )
+            self._reports[tenant] = task
         return await asyncio.shield(task)
 
 
