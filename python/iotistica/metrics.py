@@ -113,6 +113,28 @@ STREAM_PENDING = _gauge(
 )
 DLQ_LENGTH = _gauge("dead_letter_entries", "Entries in the dead-letter stream", "tenant")
 
+# Loss ledger: by the process that keeps it for the tenant; since Redis last lost its data
+LEDGER_MESSAGES = _gauge(
+    "ledger_messages", "Messages by what became of them; in flight is the rest", "tenant", "counter"
+)
+LEDGER_READINGS = _gauge(
+    "ledger_readings", "Readings of settled messages by what became of them", "tenant", "counter"
+)
+LEDGER_SNAPSHOT_SECONDS = _histogram(
+    "ledger_snapshot_seconds", "Time to read a tenant's ledger and to store what changed"
+)
+LEDGER_LOSSES = _counter("ledger_losses_total", "Times that Redis lost its data", "tenant")
+LEDGER_LOST = _counter(
+    "ledger_lost_messages_total",
+    "Messages that were in flight at the last snapshot before Redis lost its data",
+    "tenant",
+)
+LEDGER_UNSEEN = _counter(
+    "ledger_unseen_messages_total",
+    "Messages between that snapshot and the loss, estimated; most were stored, none is counted",
+    "tenant",
+)
+
 # Web
 HTTP_REQUESTS = _counter("http_requests_total", "HTTP requests answered", "route", "status")
 HTTP_SECONDS = _histogram("http_request_seconds", "Time to answer an HTTP request", "route")

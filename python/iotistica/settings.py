@@ -148,6 +148,7 @@ class Settings(BaseSettings):
     database_connect_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     database_statement_timeout_s: Annotated[float, Field(gt=0)] = 15.0
     database_pgbouncer: bool = False
+    ledger_snapshot_s: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
     dictionary_wait_s: Annotated[float, Field(ge=0)] = 5.0
     max_insert_attempts: Annotated[
         int, Field(ge=1, le=100, validation_alias=_names("max_insert_attempts", "MAX_RETRIES"))

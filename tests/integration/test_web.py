@@ -184,6 +184,15 @@ async def test_queries_need_a_valid_token(api: Api) -> None:
             assert (await api.get(path, as_tenant=None, authorization=bad))[0] == 401
 
 
+async def test_the_audit_is_served(api: Api) -> None:
+    status, body, _ = await api.get("/api/v1/audit")
+    assert (status, body["tenant"], body["clean"]) == (200, TENANT, True)
+    assert (await api.get("/api/v1/audit/losses"))[1] == {"count": 0, "losses": []}
+    assert (await api.get(f"/api/v1/audit/{EMPTY}"))[1]["agent"] == EMPTY
+    assert (await api.get(f"/api/v1/audit/{FOREIGN}"))[0] == 404
+    assert (await api.get("/api/v1/audit", as_tenant=None))[0] == 401
+
+
 async def test_an_agent_of_another_tenant_does_not_exist(api: Api) -> None:
     for agent in (FOREIGN, str(uuid.uuid4())):
         for query in ("timeseries", "timeseries?metric=plain", "latest"):

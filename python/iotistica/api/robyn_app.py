@@ -16,12 +16,17 @@ from iotistica import log, ops, supervisor
 from iotistica.api import auth
 from iotistica.api.http import Reply, Request, Table, error_reply
 from iotistica.api.peers import Peers
+from iotistica.api.routes.audit import Audit
 from iotistica.api.routes.readings import Readings
 from iotistica.api.routes.system import System
+from iotistica.audit.auditor import Auditor
 from iotistica.errors import ConfigError
 from iotistica.settings import Settings
+from iotistica.store.agents import AgentStore
+from iotistica.store.ledger import LedgerStore
 from iotistica.store.pool import Pool, open_pool
 from iotistica.store.series import SeriesStore
+from iotistica.streams import Streams
 
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 
@@ -38,6 +43,7 @@ class Web:
         self._idle = asyncio.Event()
         self._stopping = False
         self._pool: Pool
+        self._streams: Streams
         self._peers: Peers
         self._table: Table
 
@@ -51,15 +57,22 @@ class Web:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_soon)
         self._pool = await open_pool(self._settings, application_name=self._assignment.name)
+        self._streams = Streams(self._settings.require("redis_url"))
         self._peers = Peers(self._assignment.name, self._assignment.parameters["peers"])
         probe = ops.Probe("iotistica-api", ready=self._reasons)
         self._table = Table(
             [
                 *System(probe, self._peers).routes(),
                 *Readings(self._tokens, SeriesStore(self._pool)).routes(),
+                *self._audit().routes(),
             ]
         )
         _log.info("web listens", url=f"http://{self._settings.api_host}:{self._settings.api_port}")
+
+    def _audit(self) -> Audit:
+        store = LedgerStore(self._pool)
+        auditor = Auditor(self._streams.ledger, store)
+        return Audit(self._tokens, auditor, store, AgentStore(self._pool))
 
     async def handle(self, request: Any) -> Response:
         """Answer one request of Robyn's."""
@@ -97,6 +110,7 @@ class Web:
                     await self._idle.wait()
                 await self._peers.close()
                 await self._pool.close()
+                await self._streams.close()
         except TimeoutError:
             _log.warning("requests were cut off", in_flight=self._in_flight)
         sys.stderr.flush()

@@ -174,7 +174,7 @@ class Delivery:
             readings=batch.readings,
         )
         self._park(entry, 0, letter)
-        tally.refuse(self._books[entry[0]], letter)
+        tally.refuse(self._books[entry[0]], letter, batch)
 
     def _note(self, entries: Sequence[Entry], batch: Batch) -> None:
         """Keep what a committed batch leaves to do, and count it."""

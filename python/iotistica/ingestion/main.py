@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import uvloop
@@ -18,6 +18,7 @@ import uvloop
 from iotistica import log, metrics, ops
 from iotistica.backoff import Backoff
 from iotistica.errors import StoreUnavailable
+from iotistica.ingestion.bookkeeper import Bookkeeper
 from iotistica.ingestion.encoder import Encoder
 from iotistica.ingestion.replay import Replayer
 from iotistica.ingestion.station import Lane, Station
@@ -27,6 +28,7 @@ from iotistica.keys import Feed
 from iotistica.settings import Settings
 from iotistica.spool import Spool
 from iotistica.store.agents import AgentStore
+from iotistica.store.ledger import LedgerStore
 from iotistica.store.pool import Pool, is_transient, open_pool
 from iotistica.store.readings import ReadingStore
 from iotistica.store.tenants import tenant_ids
@@ -97,6 +99,11 @@ class Ingestion:
         self._store = store
         self._executor = executor
         self._agents = AgentStore(pool)
+        self._bookkeeper = Bookkeeper(
+            station.streams.ledger,
+            LedgerStore(pool),
+            period_s=station.settings.ledger_snapshot_s,
+        )
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._encoders: dict[str, Encoder] = {}
         self.replayer = Replayer(station, self._lane)
@@ -123,6 +130,7 @@ class Ingestion:
                 (max(self._station.settings.tenant_refresh_s, 0.1), self._find_tenants),
                 (_DEPTH_PERIOD_S, self._measure),
                 (_DAYS_PERIOD_S, self._make_days_ahead),
+                (self._station.settings.ledger_snapshot_s, self._keep_books),
             )
         ]
         chores.append(asyncio.create_task(self.replayer.run()))
@@ -131,6 +139,8 @@ class Ingestion:
         broken = [chore for chore in chores if chore.done()]
         self._station.stopping.set()
         await self._finish({stopping, *chores, *self._workers.values()})
+        with suppress(StoreUnavailable, TimeoutError):
+            await asyncio.wait_for(self._bookkeeper.close(), _CLOSE_S)
         for chore in broken:
             chore.result()  # raises the defect that ended it
 
@@ -208,6 +218,9 @@ class Ingestion:
             metrics.STREAM_LAG.labels(tenant).set(depth.lag)
             metrics.STREAM_PENDING.labels(tenant).set(depth.pending)
             metrics.DLQ_LENGTH.labels(tenant).set(depth.dead_letters)
+
+    async def _keep_books(self) -> None:
+        await self._bookkeeper.run_once(self._workers)
 
     async def _make_days_ahead(self) -> None:
         today = int(time.time() // 86_400)
