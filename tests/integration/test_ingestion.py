@@ -209,6 +209,8 @@ async def test_unknown_agent_is_dead_lettered_by_value_and_its_neighbor_stored(
         b"tenant": fleet.tenant.encode(),
         b"agent": letter[b"agent"],
         b"readings": b"0",
+        b"replays": b"0",
+        b"received_ms": b"%d" % now_ms,
     }
 
 

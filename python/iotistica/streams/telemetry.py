@@ -20,7 +20,8 @@ from iotistica.streams.client import (
     transact,
     unavailable,
 )
-from iotistica.streams.letters import DeadLetter
+from iotistica.streams.letter import DeadLetter
+from iotistica.streams.letters import Letters
 
 _COMMAND_TIMEOUT_S = 5.0
 _DICTIONARY_TTL_S = 30 * 86_400
@@ -88,6 +89,7 @@ class Streams:
         # Blocking reads have connections of their own, so that no command waits behind one; the
         # time-out must outlast every BLOCK, or the client drops a reply that Redis has delivered.
         self._reader = connect(url, timeout_s=_COMMAND_TIMEOUT_S * 2)
+        self.letters = Letters(self._redis)
 
     async def add(
         self,
