@@ -129,6 +129,11 @@ class Settings(BaseSettings):
     database_statement_timeout_s: Annotated[float, Field(gt=0)] = 15.0
     database_pgbouncer: bool = False
     dictionary_wait_s: Annotated[float, Field(ge=0)] = 5.0
+    # Nothing is trimmed at the bound: an alarm says from 80 % on that letters are too many.
+    dlq_max_entries: Annotated[
+        int, Field(ge=1, validation_alias=_names("dlq_max_entries", "REDIS_DLQ_MAXLEN"))
+    ] = 100_000
+    dlq_share_alarm: Annotated[float, Field(gt=0, le=1)] = 0.5
 
     # Limits of one message (defended in Rust)
     max_message_bytes: Annotated[int, Field(ge=64)] = 1 * MIB

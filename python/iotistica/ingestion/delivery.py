@@ -14,9 +14,9 @@ from itertools import groupby
 from iotistica import log, metrics
 from iotistica._native import Batch, Reject, Waiting
 from iotistica.backoff import Backoff
+from iotistica.encoder import Learned
 from iotistica.errors import StoreUnavailable
 from iotistica.ingestion import messages
-from iotistica.ingestion.encoder import Learned
 from iotistica.ingestion.station import Lane
 from iotistica.store.pool import is_refusal, is_too_slow, is_transient
 from iotistica.streams import DeadLetter, Entry, Settlement
@@ -106,6 +106,7 @@ class Delivery:
             metrics.WRITE_FAILURES.labels("refused").inc()
             _LOG.error("PostgreSQL refuses a message", error=str(error), entry=entries[0][0])
             self._park(entries[0], 0, messages.refused(entries[0], error, rows=batch.rows))
+            self._station.alarm.decided(self._lane.tenant, messages=1, dead=1)
 
     def _note(self, entries: Sequence[Entry], batch: Batch) -> None:
         """Keep what a committed batch leaves to do, and count it."""
@@ -117,9 +118,12 @@ class Delivery:
         for reject in (rejects := batch.rejects):
             metrics.READINGS_REJECTED.labels(reject.stage, reject.reason).inc(reject.readings)
         rejects.sort(key=_place)
+        dead = 0
         for (index, message), group in groupby(rejects, _place):
             entry = entries[index]
             self._park(entry, message, messages.rejected(entry, list(group)))
+            dead += 1
+        self._station.alarm.decided(self._lane.tenant, messages=batch.messages, dead=dead)
         self._waiting += [
             (messages.message(entries[one.entry], one.message), one) for one in batch.waiting
         ]

@@ -7,7 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from iotistica import log
-from iotistica.ingestion.encoder import Encoder
+from iotistica.encoder import Encoder
+from iotistica.ingestion.letter_alarm import LetterAlarm
 from iotistica.ingestion.writer import Writer
 from iotistica.settings import Settings
 from iotistica.streams import Streams
@@ -25,6 +26,7 @@ class Station:
     slots: asyncio.Semaphore
     """Batches that may be encoded and committed at once, over all tenants."""
     stopping: asyncio.Event
+    alarm: LetterAlarm
     troubles: dict[str, str] = field(default_factory=dict)
     """What is away now, by its name: one sentence each, shown by `/ready`."""
 
