@@ -71,12 +71,12 @@ def refused(entry: Entry, error: BaseException, *, rows: int) -> DeadLetter:
     )
 
 
-def _original(entry: Entry) -> tuple[bytes, str, bytes, list[bytes]]:
+def _original(entry: Entry) -> tuple[bytes, str, bytes, tuple[bytes, ...]]:
     """Topic, agent, payload and form of an entry with one message."""
     fields = entry[1]
     if is_ours(entry):
         topic = fields[0].partition(b" ")[2]
-        return topic, _agent(topic), fields[1], []
+        return topic, _agent(topic), fields[1], ()
     named = dict(zip(fields[::2], fields[1::2], strict=False))
     agent = named.get(b"deviceUuid", b"").decode("utf-8", "replace")
     return b"", agent, *form_of(fields)

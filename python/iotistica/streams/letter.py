@@ -40,7 +40,7 @@ class DeadLetter:
     """Replays in vain."""
     received_ms: int = 0
     """When the bridge received the message: the time of readings without one. 0 if unknown."""
-    form: Sequence[bytes] = ()
+    form: tuple[bytes, ...] = ()
     """All fields of an entry in the reference's form, the payload left out of its own."""
 
     def fields(self, tenant: str) -> list[str | bytes | int]:
@@ -67,22 +67,22 @@ class DeadLetter:
         entry_id = _bytes(self.original_id) or b"0-0"
         if self.topic:
             return entry_id, [b"%d-0 %b" % (self.received, _bytes(self.topic)), self.data]
-        form = list(self.form) or [b"data", b""]
+        form = self.form or (b"data", b"")
         payload = next((name for name in _PAYLOADS if name in form[::2]), None)
         pairs = zip(form[::2], form[1::2], strict=True)
         values = ((name, self.data if name == payload else value) for name, value in pairs)
         return entry_id, [part for pair in values for part in pair]
 
 
-def form_of(fields: Sequence[bytes]) -> tuple[bytes, list[bytes]]:
+def form_of(fields: Sequence[bytes]) -> tuple[bytes, tuple[bytes, ...]]:
     """Payload of an entry in the reference's form, and what else it needs to be read again."""
     pairs = list(zip(fields[::2], fields[1::2], strict=False))
     found = next((name for name in _PAYLOADS if any(name == other for other, _ in pairs)), None)
     payload = next((value for name, value in pairs if name == found), b"")
     if len(fields) > _MAX_FORM:
-        return payload, []
+        return payload, ()
     rest = ((name, b"" if name == found else value) for name, value in pairs)
-    return payload, [part for pair in rest for part in pair]
+    return payload, tuple(part for pair in rest for part in pair)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +147,7 @@ def parse(tenant: str, entry: Entry) -> Letter:
             readings=_number(text(b"readings")),
             replays=_number(text(b"replays")),
             received_ms=_number(text(b"received_ms")),
-            form=[part for pair in form for part in pair],
+            form=tuple(part for pair in form for part in pair),
         ),
     )
 
