@@ -1,0 +1,236 @@
+"""What became of replayed letters: rows, reasons, and what the loss ledger counts. Pure."""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from iotistica import ledger
+from iotistica._native import Batch
+from iotistica.streams import DeadLetter, Letter
+
+_COMMIT = "commit"
+
+
+class Result(enum.StrEnum):
+    """What became, or would become, of a letter."""
+
+    PASSED = "passed"
+    """All of it is in the table."""
+    STILL_BAD = "still_bad"
+    """Some of it can never pass as things stand."""
+    FAILED = "failed"
+    """It could not be decided; the letter stays as it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """Why a message, or some of its readings, did not pass."""
+
+    stage: str
+    reason: str
+    detail: str
+    readings: int = 0
+    """0 where the message could not be decoded that far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What became, or would become, of one letter."""
+
+    id: str
+    tenant: str
+    agent: str = ""
+    result: Result = Result.PASSED
+    inserted: int = 0
+    duplicate: int = 0
+    """Readings that are there already, or stand twice in the message."""
+    faults: tuple[Fault, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """For the loss ledger."""
+
+    @property
+    def rejected(self) -> int:
+        """Readings that are still bad."""
+        return sum(fault.readings for fault in self.faults)
+
+    @property
+    def error(self) -> str:
+        """All that is wrong, each thing once."""
+        return "; ".join(dict.fromkeys(fault.detail for fault in self.faults))
+
+    def described(self) -> dict[str, Any]:
+        """For JSON."""
+        first = self.faults[0] if self.faults else None
+        return {
+            "id": self.id,
+            "tenant": self.tenant,
+            "agent": self.agent or None,
+            "result": self.result.value,
+            "inserted": self.inserted,
+            "duplicate": self.duplicate,
+            "rejected": self.rejected,
+            "stage": first and first.stage,
+            "reason": first and first.reason,
+            "error": self.error or None,
+        }
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over letters."""
+
+    letters: int = 0
+    passed: int = 0
+    still_bad: int = 0
+    failed: int = 0
+    inserted: int = 0
+    duplicate: int = 0
+    rejected: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Letters that did not pass, by the first reason of each."""
+
+    def add(self, proofs: Iterable[Proof]) -> None:
+        """Count letters."""
+        for proof in proofs:
+            self.letters += 1
+            self.passed += proof.result is Result.PASSED
+            self.still_bad += proof.result is Result.STILL_BAD
+            self.failed += proof.result is Result.FAILED
+            self.inserted += proof.inserted
+            self.duplicate += proof.duplicate
+            self.rejected += proof.rejected
+            if proof.faults:
+                self.reasons[proof.faults[0].reason] += 1
+
+
+def encoded(letter: Letter, batch: Batch, inserted: int) -> Proof:
+    """Proof of a letter whose rows are committed."""
+    faults = tuple(
+        Fault(
+            stage=reject.stage,
+            reason=reject.reason,
+            detail=reject.detail,
+            readings=reject.readings,
+        )
+        for reject in batch.rejects
+    )
+    return Proof(
+        id=letter.id,
+        tenant=letter.tenant,
+        agent=_agent(letter, batch),
+        result=Result.STILL_BAD if faults else Result.PASSED,
+        inserted=inserted,
+        duplicate=batch.rows - inserted + batch.duplicates,
+        faults=faults,
+        counts=_counts(batch, inserted),
+    )
+
+
+def refused(letter: Letter, batch: Batch, error: BaseException) -> Proof:
+    """Proof of a letter whose rows PostgreSQL itself refuses."""
+    counts: Counter[str] = Counter()
+    for outcome in batch.outcomes:
+        agent = outcome.agent or ledger.NOBODY
+        readings = outcome.rows + outcome.duplicates + outcome.dropped + outcome.rejected
+        counts[ledger.field(agent, ledger.ACCEPTED)] += 1
+        counts[ledger.field(agent, ledger.SETTLED)] += 1
+        counts[ledger.field(agent, ledger.READINGS)] += readings
+        counts[ledger.field(agent, ledger.REJECTED, "refused_by_database")] += readings
+    fault = Fault(
+        stage=_COMMIT,
+        reason="refused_by_database",
+        detail=str(error),
+        readings=batch.readings,
+    )
+    return still_bad(letter, fault, agent=_agent(letter, batch), counts=+counts)
+
+
+def still_bad(
+    letter: Letter, fault: Fault, *, agent: str = "", counts: Mapping[str, int] | None = None
+) -> Proof:
+    """Proof of a letter that does not come as far as its readings."""
+    refused = {ledger.field(ledger.NOBODY, ledger.REFUSED, fault.reason): 1}
+    return Proof(
+        id=letter.id,
+        tenant=letter.tenant,
+        agent=agent or letter.dead.agent,
+        result=Result.STILL_BAD,
+        faults=(fault,),
+        counts=whole_message(ledger.NOBODY) | refused if counts is None else counts,
+    )
+
+
+def undecided(letter: Letter, why: str) -> Proof:
+    """Proof of a letter that stays as it is."""
+    return Proof(
+        id=letter.id,
+        tenant=letter.tenant,
+        agent=letter.dead.agent,
+        result=Result.FAILED,
+        faults=(Fault(stage=_COMMIT, reason="undecided", detail=why),),
+    )
+
+
+def instead_of(letter: Letter, proof: Proof, *, now: datetime) -> DeadLetter | None:
+    """The letter that takes the place of one that was replayed; None where none is needed."""
+    if proof.result is Result.PASSED:
+        return None
+    dead, first = letter.dead, proof.faults[0]
+    return replace(
+        dead,
+        error=proof.error,
+        reason=first.reason,
+        stage=first.stage,
+        agent=proof.agent,
+        readings=proof.rejected,
+        replays=dead.replays + 1,
+        # Readings without a time of their own get the same one at every replay.
+        received_ms=dead.received,
+        failed_at=now,
+    )
+
+
+def whole_message(agent: str) -> dict[str, int]:
+    """Ledger counts of a message that is accepted and done in one step."""
+    return {ledger.field(agent, counter): 1 for counter in (ledger.ACCEPTED, ledger.SETTLED)}
+
+
+def _agent(letter: Letter, batch: Batch) -> str:
+    known = (outcome.agent for outcome in batch.outcomes)
+    return next((agent for agent in known if agent), letter.dead.agent)
+
+
+def _counts(batch: Batch, inserted: int) -> Counter[str]:
+    """A replay is one more delivery of the message.
+
+    Of an entry with readings of several agents only the sum of the inserted ones is known; it is
+    given to them in order.
+    """
+    counts: Counter[str] = Counter()
+    for outcome in batch.outcomes:
+        stored = min(outcome.rows, inserted)
+        inserted -= stored
+        agent = outcome.agent or ledger.NOBODY
+        amounts = {
+            ledger.ACCEPTED: 1,
+            ledger.SETTLED: 1,
+            ledger.READINGS: sum(
+                (outcome.rows, outcome.duplicates, outcome.dropped, outcome.rejected)
+            ),
+            ledger.STORED: stored,
+            ledger.REDELIVERED: outcome.rows - stored,
+            ledger.DUPLICATE: outcome.duplicates - outcome.collisions,
+            ledger.COLLIDED: outcome.collisions,
+            ledger.DROPPED: outcome.dropped,
+        }
+        counts.update({ledger.field(agent, name): amount for name, amount in amounts.items()})
+    for reject in batch.rejects:
+        counter = ledger.REJECTED if reject.readings else ledger.REFUSED
+        name = ledger.field(reject.agent or ledger.NOBODY, counter, reject.reason)
+        counts[name] += reject.readings or 1
+    return +counts
