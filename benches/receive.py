@@ -33,6 +33,7 @@ from iotistica.embedded.credentials import User
 from iotistica.embedded.ports import free_port
 from iotistica.embedded.redis import Redis, find_redis
 from iotistica.settings import Settings
+from iotistica.spool import Spool
 from iotistica.streams import Streams
 
 TENANT, ENCODED = "0123456789ab", "ASNFZ4mr"
@@ -75,8 +76,13 @@ class Bench:
         """Messages per second through one bridge."""
         options = await self.fill(f"bridge-{secrets.token_hex(4)}")
         streams, stop = Streams(self.settings.require("redis_url")), asyncio.Event()
+        spool = Spool(self.settings.spool_root("api"), max_bytes=self.settings.api_spool_max_bytes)
         bridge = Bridge(
-            self.settings, name="bench", streams=streams, tenants=Tenants(tenants, refresh_s=1)
+            self.settings,
+            name="bench",
+            streams=streams,
+            spool=spool,
+            tenants=Tenants(tenants, refresh_s=1),
         )
         bridge._options = options
         before = acknowledged()
@@ -89,6 +95,7 @@ class Bench:
         stop.set()
         await running
         await streams.close()
+        spool.close()
         await self.check()
         await self.forget(options)
         return self.messages / elapsed

@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use bumpalo::Bump;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use iotistica_core::batch::Encoder;
+use iotistica_core::batch::{Encoder, Options};
 use iotistica_core::context::Context;
 use iotistica_core::decode;
 use iotistica_core::entry::Entry;
@@ -19,6 +19,10 @@ use serde_json::{Value as Json, json};
 const TENANT: &str = "73eddd385ce8";
 const AGENT: &str = "6f1c2f9e-1c1b-4f6e-9a55-0b6a2f6f0a01";
 const NOW_MS: i64 = 1_795_454_000_000;
+
+fn options(last: bool) -> Options {
+    Options { now_ms: NOW_MS, last, divert_before_ms: None }
+}
 const READINGS: u64 = 60;
 
 fn payload() -> Vec<u8> {
@@ -85,9 +89,9 @@ fn batch(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("batch of 200 messages");
     group.throughput(Throughput::Elements(READINGS * MESSAGES as u64));
     group.bench_function("entries to copy", |b| {
-        b.iter(|| encoder.encode(black_box(&entries), &context, NOW_MS, true).copy.rows);
+        b.iter(|| encoder.encode(black_box(&entries), &context, options(true)).copy.rows);
     });
-    let batch = encoder.encode(&entries, &context, NOW_MS, true);
+    let batch = encoder.encode(&entries, &context, options(true));
     assert_eq!(batch.copy.rows, 20 * READINGS as usize, "twenty agents, each repeated ten times");
     group.finish();
 }

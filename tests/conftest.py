@@ -36,6 +36,13 @@ BRIDGE = "iotistica-api"
 BRIDGE_RULES = ("readwrite i/#", "read $SYS/#")
 
 
+@pytest.fixture(autouse=True)
+def spool_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Disk spools of this test's own, also for processes that it starts."""
+    monkeypatch.setenv("IOTISTICA_SPOOL_DIR", str(tmp_path / "spool"))
+    return tmp_path / "spool"
+
+
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Path]:
     """Directory of the session's servers."""

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use bumpalo::Bump;
-use iotistica_core::batch::{Batch, Encoder};
+use iotistica_core::batch::{Batch, Encoder, Options};
 use iotistica_core::context::Context;
 use iotistica_core::decode;
 use iotistica_core::dictionary::Dictionary;
@@ -17,17 +17,23 @@ use iotistica_core::ids;
 use iotistica_core::inflate::{Inflater, Wrapping};
 use iotistica_core::limits::Limits;
 use iotistica_core::reject::Reason;
+use iotistica_core::tally;
 use iotistica_core::topic::{self, Topic};
 use iotistica_core::value::Value;
 use jiff::Timestamp;
 use libdeflater::{CompressionLvl, Compressor};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
 use serde_json::{Value as Json, json};
 
 const TENANT: &str = "73eddd385ce8";
 const AGENT: &str = "6f1c2f9e-1c1b-4f6e-9a55-0b6a2f6f0a01";
 const NOW_MS: i64 = 1_795_454_000_000;
+
+fn options(last: bool) -> Options {
+    Options { now_ms: NOW_MS, last, divert_before_ms: None }
+}
 
 fn any_json() -> impl Strategy<Value = Json> {
     let leaf = prop_oneof![
@@ -102,7 +108,7 @@ fn encode(payloads: &[&[u8]]) -> Batch {
     let fields = names.iter().zip(payloads).flat_map(|(name, payload)| [name.as_bytes(), payload]);
     let entry = Entry { id: b"1-0", fields: fields.collect() };
     let context = context();
-    Encoder::new(&context).encode(&[entry], &context, NOW_MS, true)
+    Encoder::new(&context).encode(&[entry], &context, options(true))
 }
 
 /// Compact a value by the rules of the tuple form; names are given out as they come.
@@ -120,6 +126,23 @@ fn compact(value: &Json, names: &mut Vec<String>) -> Json {
         }
     });
     pairs.collect()
+}
+
+/// Every reading of every message is counted once, under one outcome.
+fn check_tallies(batch: &Batch) -> Result<(), TestCaseError> {
+    let tallies = tally::tallies(batch);
+    for tally in &tallies {
+        let outcomes =
+            tally.rows + tally.duplicates + tally.collisions + tally.dropped + tally.rejected;
+        prop_assert_eq!(tally.readings, outcomes);
+        let rejected: u32 = tally.reasons.iter().filter(|r| !r.whole).map(|r| r.count).sum();
+        prop_assert_eq!(rejected, tally.rejected);
+    }
+    let messages: u32 = tallies.iter().map(|tally| tally.messages).sum();
+    prop_assert_eq!(messages as usize, batch.outcomes.len());
+    let rows: u32 = tallies.iter().map(|tally| tally.rows).sum();
+    prop_assert_eq!(rows as usize, batch.copy.rows);
+    Ok(())
 }
 
 proptest! {
@@ -227,9 +250,31 @@ proptest! {
     }
 
     #[test]
+    fn every_reading_is_counted_once(
+        messages in vec(vec(("[a-c]?", 0_i64..4, "[x-z]", any::<bool>()), 0..8), 0..8)
+    ) {
+        let messages: Vec<String> = messages
+            .iter()
+            .map(|readings| {
+                let readings: Vec<Json> = readings
+                    .iter()
+                    .map(|(metric, time, device, good)| {
+                        let time = if *good { json!(NOW_MS + time) } else { json!("never") };
+                        json!({"metric": metric, "timestamp": time, "deviceName": device})
+                    })
+                    .collect();
+                json!({"readings": readings}).to_string()
+            })
+            .collect();
+        let payloads: Vec<&[u8]> = messages.iter().map(String::as_bytes).collect();
+        check_tallies(&encode(&payloads))?;
+    }
+
+    #[test]
     fn every_message_has_one_outcome(payloads in vec(vec(any::<u8>(), 0..60), 0..10)) {
         let payloads: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
         let batch = encode(&payloads);
+        check_tallies(&batch)?;
         prop_assert_eq!(batch.outcomes.len(), payloads.len().max(1));
         prop_assert!(batch.rejects.iter().all(|rejected| rejected.reject.reason != Reason::Panicked));
     }
@@ -238,7 +283,7 @@ proptest! {
     fn no_field_panics(fields in vec(vec(any::<u8>(), 0..40), 0..8)) {
         let context = context();
         let entry = Entry { id: b"1-0", fields: fields.iter().map(Vec::as_slice).collect() };
-        let batch = Encoder::new(&context).encode(&[entry], &context, NOW_MS, true);
+        let batch = Encoder::new(&context).encode(&[entry], &context, options(true));
         prop_assert!(batch.rejects.iter().all(|rejected| rejected.reject.reason != Reason::Panicked));
     }
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use bumpalo::Bump;
-use iotistica_core::batch::{Batch, Encoder, Need};
+use iotistica_core::batch::{Batch, Encoder, Need, Options};
 use iotistica_core::context::Context;
 use iotistica_core::dictionary::Dictionary;
 use iotistica_core::entry::Entry;
@@ -18,6 +18,7 @@ use iotistica_core::inflate::{self, Inflater, Wrapping};
 use iotistica_core::limits::Limits;
 use iotistica_core::reading::Quality;
 use iotistica_core::reject::{Reason, Reject};
+use iotistica_core::tally::{self, Tally};
 use iotistica_core::topic::{self, Topic};
 use iotistica_core::value::Value;
 use iotistica_core::{decode, ids};
@@ -27,6 +28,10 @@ const TENANT: &str = "73eddd385ce8";
 const AGENT: &str = "6f1c2f9e-1c1b-4f6e-9a55-0b6a2f6f0a01";
 /// 2026-11-23T17:13:20Z
 const NOW_MS: i64 = 1_795_454_000_000;
+
+fn options(last: bool) -> Options {
+    Options { now_ms: NOW_MS, last, divert_before_ms: None }
+}
 
 fn vectors(name: &str) -> Vec<Json> {
     let path =
@@ -205,7 +210,8 @@ fn encode(case: &Json) -> Batch {
     context.key_compaction = case["key_compaction"].as_bool().unwrap();
     let entries: Vec<Entry> = case["entries"].as_array().unwrap().iter().map(entry).collect();
     let last = case["final"].as_bool().unwrap();
-    Encoder::new(&context).encode(&entries, &context, NOW_MS, last)
+    let divert_before_ms = case["divert_before_ms"].as_i64();
+    Encoder::new(&context).encode(&entries, &context, Options { divert_before_ms, ..options(last) })
 }
 
 fn entry(case: &Json) -> Entry<'_> {
@@ -250,6 +256,7 @@ fn entry_stage_and_batch() {
                     Need::Agent(agent) => ("agent", Some(agent), 0),
                     Need::Dictionary(agent, version) => ("dictionary", Some(agent), version),
                     Need::Room => ("room", None, 0),
+                    Need::Backfill => ("backfill", None, 0),
                 };
                 json!({
                     "entry": waiting.entry, "message": waiting.message, "needs": needs,
@@ -258,7 +265,22 @@ fn entry_stage_and_batch() {
             })
             .collect();
         assert_eq!(Json::from(waiting), case["waiting"], "{}", case["name"]);
+        let tallies: Vec<Json> = tally::tallies(&batch).iter().map(tally_json).collect();
+        assert_eq!(Json::from(tallies), case["tallies"], "{}", case["name"]);
     }
+}
+
+fn tally_json(tally: &Tally) -> Json {
+    let reasons: Vec<Json> =
+        tally.reasons.iter().map(|one| json!([one.reason.name(), one.whole, one.count])).collect();
+    json!({
+        "entry": tally.entry,
+        "agent": tally.agent.as_ref().map(ids::format_uuid).unwrap_or_default(),
+        "messages": tally.messages, "readings": tally.readings, "rows": tally.rows,
+        "duplicates": tally.duplicates, "collisions": tally.collisions,
+        "dropped": tally.dropped, "rejected": tally.rejected,
+        "reasons": reasons, "numbers": tally.numbers,
+    })
 }
 
 #[test]
@@ -268,7 +290,7 @@ fn copy_stage() {
         let payload = case["payload"].to_string();
         let entry = Entry { id: b"1-0", fields: vec![name.as_bytes(), payload.as_bytes()] };
         let context = context();
-        let batch = Encoder::new(&context).encode(&[entry], &context, NOW_MS, false);
+        let batch = Encoder::new(&context).encode(&[entry], &context, options(false));
         assert_eq!(hex(&batch.copy.bytes), text(&case, "copy"), "{}", case["name"]);
         assert_eq!(hex(&batch.latest.bytes), text(&case, "latest"), "{}", case["name"]);
         assert_eq!(json!(batch.days), case["days"], "{}", case["name"]);
@@ -286,7 +308,7 @@ fn a_full_batch_lets_the_rest_wait() {
         Entry { id: b"1-0", fields: [pair, pair].concat() },
         Entry { id: b"2-0", fields: records },
     ];
-    let batch = Encoder::new(&context).encode(&entries, &context, NOW_MS, true);
+    let batch = Encoder::new(&context).encode(&entries, &context, options(true));
     let waiting: Vec<_> = batch.waiting.iter().map(|w| (w.entry, w.message, w.needs)).collect();
     assert_eq!(waiting, [(0, Some(1), Need::Room), (1, None, Need::Room)]);
     assert_eq!(batch.copy.rows, 1);

@@ -15,6 +15,7 @@ __all__ = [
     "Limits",
     "Outcome",
     "Reject",
+    "Tally",
     "Topic",
     "Undecodable",
     "Waiting",
@@ -178,7 +179,8 @@ class Waiting:
         """What is missing.
 
         `agent`: whether `agent` is one of the tenant's. `dictionary`: that of `agent`, of
-        `version`. `room`: nothing, the batch was full; may also come with `final`.
+        `version`. `room`: nothing, the batch was full; may also come with `final`. `backfill`: a
+        turn when nothing newer waits, as all readings are older than `divert_before_ms`.
         """
     @property
     def agent(self) -> str | None: ...
@@ -205,6 +207,41 @@ class Outcome:
     def dropped(self) -> int: ...
     @property
     def rejected(self) -> int: ...
+
+@final
+class Tally:
+    """What became of the messages of one agent in one entry.
+
+    `readings = rows + duplicates + collisions + dropped + rejected`
+    """
+
+    @property
+    def entry(self) -> int: ...
+    @property
+    def agent(self) -> str:
+        """UUID; empty where it cannot be told."""
+    @property
+    def messages(self) -> int: ...
+    @property
+    def readings(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def duplicates(self) -> int:
+        """Replaced by a later reading of the same device."""
+    @property
+    def collisions(self) -> int:
+        """Replaced by a reading of another device."""
+    @property
+    def dropped(self) -> int: ...
+    @property
+    def rejected(self) -> int: ...
+    @property
+    def reasons(self) -> list[tuple[str, bool, int]]:
+        """Broken rules: its name, whether whole messages (else readings) are counted, how many."""
+    @property
+    def numbers(self) -> list[tuple[int, int]]:
+        """Numbers that the agent gave its messages (`msgId`), as ranges: first and last."""
 
 @final
 class Batch:
@@ -248,6 +285,9 @@ class Batch:
     @property
     def waiting(self) -> list[Waiting]: ...
     @property
+    def tallies(self) -> list[Tally]:
+        """The decided messages, summed over each agent of each entry."""
+    @property
     def outcomes(self) -> list[Outcome]:
         """One for every message decided."""
     @property
@@ -260,6 +300,7 @@ def encode_batch(
     *,
     now_ms: int,
     final: bool = False,
+    divert_before_ms: int | None = None,
 ) -> Batch:
     """Decode, normalize, deduplicate, sort and encode stream entries, with the GIL released.
 
@@ -268,6 +309,7 @@ def encode_batch(
     an entry; the reference's entry forms (`data`, `compressed=1 …`) are read as well.
 
     With `final`, what would wait (an unknown agent, a missing dictionary) is rejected instead.
+    Messages of ours whose readings are all older than `divert_before_ms` come back as waiting.
     Never raises for what stands in a message.
     """
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import orjson
 import typer
 
-from iotistica.errors import ConfigError, IotisticaError
+from iotistica import quota_command, spool_command
+from iotistica.command import DataDir, Json, failures
 from iotistica.settings import Settings
 from iotistica.simulator.plan import Format, Plan
 from iotistica.written import Input
@@ -27,11 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output, errors too.")]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(help="Directory of servers, data and secrets.", envvar="IOTISTICA_DATA_DIR"),
-]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0 picks a free port.")]
 
 
@@ -39,17 +32,6 @@ def share(text: str) -> typer.models.OptionInfo:
     """Option for a part of all messages."""
     option: typer.models.OptionInfo = typer.Option(min=0, max=1, metavar="SHARE", help=text)
     return option
-
-
-@contextmanager
-def failures(as_json: bool) -> Iterator[None]:
-    """Turn our errors into one sentence on standard error and an exit status."""
-    try:
-        yield
-    except (IotisticaError, OSError) as error:
-        line = orjson.dumps({"error": str(error)}).decode() if as_json else f"iotistica: {error}"
-        sys.stderr.write(line + "\n")
-        raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
 
 
 @app.command(
@@ -211,6 +193,10 @@ def decode(
         typer.echo(orjson.dumps(explained) if json else text(explained), nl=json)
     if not is_accepted(explained):
         raise typer.Exit(1)
+
+
+app.add_typer(quota_command.app, name="quota")
+app.add_typer(spool_command.app, name="spool")
 
 
 def main() -> None:

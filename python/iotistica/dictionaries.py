@@ -13,6 +13,11 @@ from iotistica.errors import BadRequest
 _ENUM_PARTS = ("enums", "metrics", "agents")
 
 
+def version(message: bytes) -> int:
+    """Version of a `meta/dictionary` message. Raises `BadRequest`."""
+    return int(parse_message(message)["version"])
+
+
 def parse_message(message: bytes) -> dict[str, bytes]:
     """Parts that Redis keeps of a `meta/dictionary` message, by suffix; "" is the names.
 

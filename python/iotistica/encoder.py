@@ -53,20 +53,29 @@ class Encoder:
     ) -> None:
         self._tenant = tenant
         self._context = Context(tenant, limits_of(settings), key_compaction=settings.key_compaction)
+        self._backfill_after_ms = int(settings.backfill_after_s * 1000)
         self._executor = executor
         self._agents = agents
         self._streams = streams
 
-    async def encode(self, entries: Sequence[Entry], *, final: bool = False) -> Batch:
-        """One crossing into Rust, in a thread: the event loop goes on with other batches."""
+    async def encode(
+        self, entries: Sequence[Entry], *, final: bool = False, divert: bool = False
+    ) -> Batch:
+        """One crossing into Rust, in a thread: the event loop goes on with other batches.
+
+        With `divert`, messages that are old come back as waiting for the backfill stream.
+        """
         with metrics.STAGE_SECONDS.labels("encode").time():
             return await asyncio.get_running_loop().run_in_executor(
-                self._executor, self._encode, entries, final
+                self._executor, self._encode, entries, final, divert
             )
 
-    def _encode(self, entries: Sequence[Entry], final: bool) -> Batch:
+    def _encode(self, entries: Sequence[Entry], final: bool, divert: bool) -> Batch:
         now_ms = time.time_ns() // 1_000_000
-        return encode_batch(entries, self._context, now_ms=now_ms, final=final)
+        before_ms = now_ms - self._backfill_after_ms if divert and self._backfill_after_ms else None
+        return encode_batch(
+            entries, self._context, now_ms=now_ms, final=final, divert_before_ms=before_ms
+        )
 
     async def look_up(self, waiting: Sequence[Waiting]) -> Learned:
         """Learn what these messages wait for. Raises `StoreUnavailable`."""

@@ -18,6 +18,10 @@ class StoreUnavailable(IotisticaError):
     """PostgreSQL, Redis or the broker cannot be reached now; the same call may pass later."""
 
 
+class DatabaseUnavailable(StoreUnavailable):
+    """PostgreSQL cannot be reached now."""
+
+
 class Denied(IotisticaError):
     """The caller is not who it claims to be, or may not do this."""
 

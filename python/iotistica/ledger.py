@@ -9,6 +9,8 @@ changes with the stream in one transaction, so at any moment, for each agent:
 
 from __future__ import annotations
 
+import re
+
 ACCEPTED = "accepted"
 """Messages that Redis took."""
 SETTLED = "settled"
@@ -38,6 +40,14 @@ LATE = "late"
 
 NOBODY = ""
 """In the place of an agent, for messages whose agent cannot be told."""
+
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def agent_of(identifier: str) -> str:
+    """An agent as the ledger names it: its UUID, else `NOBODY`."""
+    return identifier if _UUID.fullmatch(identifier) else NOBODY
 
 
 def field(agent: str, counter: str, reason: str = "") -> str:

@@ -6,10 +6,16 @@ One process has one registry; its `/metrics` is `render()`. Names carry units.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+
+from iotistica.breaker import Breaker, State
+
+if TYPE_CHECKING:
+    from iotistica.spool import Spool
 
 REGISTRY = CollectorRegistry()
 
@@ -45,6 +51,14 @@ BRIDGE_RECONNECTS = _counter("bridge_reconnects_total", "MQTT sessions opened af
 BRIDGE_BATCH_SECONDS = _histogram(
     "bridge_batch_seconds", "First message of a batch to its reply from Redis"
 )
+BRIDGE_SPOOLED = _counter("bridge_spooled_total", "MQTT messages written to the spool")
+BRIDGE_HELD = _counter(
+    "bridge_held_total", "Attempts to hand on a batch that neither Redis nor the disk took"
+)
+OVER_QUOTA = _counter(
+    "over_quota_messages_total", "Messages sent to the backfill stream for their quota", "tenant"
+)
+REDIS_PRESSURE = _gauge("redis_memory_ratio", "Share of its memory that Redis uses")
 BROKER_DROPPED = _gauge(
     "broker_dropped_messages", "Messages the broker says it dropped ($SYS); must stay 0"
 )
@@ -82,6 +96,18 @@ WORKER_CRASHES = _counter(
 )
 STAGE_SECONDS = _histogram("ingestion_stage_seconds", "Time of a batch in one stage", "stage")
 DWELL_SECONDS = _histogram("ingestion_dwell_seconds", "Accepted by Redis to committed")
+BREAKER_STATE = _gauge("breaker_state", "0 closed, 1 half-open, 2 open", "server")
+BREAKER_OPENED = _gauge("breaker_opened", "How often a breaker has opened", "server")
+SPOOL_BYTES = _gauge("spool_bytes", "Bytes that wait in the disk spool")
+SPOOL_SEGMENTS = _gauge("spool_segments", "Files that wait in the disk spool")
+SPOOL_PRESSURE = _gauge("spool_pressure_ratio", "Share of the bound of the spool in use")
+SPOOL_QUARANTINED = _gauge("spool_quarantined_segments", "Damaged files that were put aside")
+SPOOL_REPLAYED = _counter("spool_replayed_total", "Segments replayed")
+SPOOLED_ENTRIES = _counter("ingestion_spooled_entries_total", "Entries written to the spool")
+DIVERTED = _counter("ingestion_diverted_total", "Messages moved to the backfill stream")
+SETTLED_BEFORE = _counter(
+    "ingestion_settled_before_total", "Entries that had been settled when they were to be"
+)
 STREAM_LENGTH = _gauge("ingestion_stream_entries", "Entries in the ingestion stream", "tenant")
 STREAM_LAG = _gauge("ingestion_lag_entries", "Entries not yet delivered to the group", "tenant")
 STREAM_PENDING = _gauge(
@@ -98,6 +124,21 @@ DLQ_SHARE = _gauge(
 # Web
 HTTP_REQUESTS = _counter("http_requests_total", "HTTP requests answered", "route", "status")
 HTTP_SECONDS = _histogram("http_request_seconds", "Time to answer an HTTP request", "route")
+
+
+def observe_breaker(server: str, breaker: Breaker) -> None:
+    """Expose a breaker as it stands at each scrape."""
+    states = list(State)
+    BREAKER_STATE.labels(server).set_function(lambda: states.index(breaker.state))
+    BREAKER_OPENED.labels(server).set_function(lambda: breaker.opened)
+
+
+def observe_spool(spool: Spool) -> None:
+    """Expose a spool as it stands at each scrape."""
+    SPOOL_BYTES.set_function(lambda: spool.bytes)
+    SPOOL_SEGMENTS.set_function(lambda: spool.segments)
+    SPOOL_PRESSURE.set_function(lambda: spool.pressure)
+    SPOOL_QUARANTINED.set_function(lambda: spool.quarantined)
 
 
 def render() -> bytes:

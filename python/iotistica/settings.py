@@ -15,7 +15,9 @@ from urllib.parse import quote
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from iotistica.breaker import Breaker
 from iotistica.errors import ConfigError
+from iotistica.quotas import Quota
 
 MIB = 1024 * 1024
 
@@ -134,6 +136,37 @@ class Settings(BaseSettings):
         int, Field(ge=1, validation_alias=_names("dlq_max_entries", "REDIS_DLQ_MAXLEN"))
     ] = 100_000
     dlq_share_alarm: Annotated[float, Field(gt=0, le=1)] = 0.5
+    max_insert_attempts: Annotated[
+        int, Field(ge=1, le=100, validation_alias=_names("max_insert_attempts", "MAX_RETRIES"))
+    ] = 3
+    # Messages all of whose readings are older go to the backfill stream; 0 never.
+    backfill_after_s: Annotated[float, Field(ge=0)] = 0.0
+
+    # What holds data while a server is away (both services)
+    breaker_failures: Annotated[int, Field(ge=1, le=1000)] = 5
+    breaker_probe_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    breaker_successes: Annotated[int, Field(ge=1, le=1000)] = 3
+    spool_dir: Annotated[
+        Path | None,
+        Field(validation_alias=_names("spool_dir", "INGESTION_SPOOL_PATH", "DISK_SPOOL_PATH")),
+    ] = None
+    spool_max_bytes: Annotated[int, Field(ge=1 * MIB)] = 2048 * MIB
+    api_spool_max_bytes: Annotated[int, Field(ge=1 * MIB)] = 1024 * MIB
+    # From these marks on the bridge writes to disk instead of Redis.
+    redis_memory_high_pct: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=100,
+            validation_alias=_names("redis_memory_high_pct", "REDIS_MEMORY_HIGH_WATERMARK_PCT"),
+        ),
+    ] = 75.0
+    stream_high_entries: Annotated[int, Field(ge=1)] = 50_000
+
+    # What each tenant may send that has no quota of its own; None is no limit
+    quota_messages_per_s: Annotated[float | None, Field(gt=0)] = None
+    quota_readings_per_s: Annotated[float | None, Field(gt=0)] = None
+    quota_bytes_per_s: Annotated[float | None, Field(gt=0)] = None
 
     # Limits of one message (defended in Rust)
     max_message_bytes: Annotated[int, Field(ge=64)] = 1 * MIB
@@ -182,6 +215,27 @@ class Settings(BaseSettings):
             who = _credentials(self.redis_username or "", self.redis_password)
             urls["redis_url"] = f"redis://{who}{self.redis_host}:{self.redis_port}/0"
         return self.model_copy(update=urls)
+
+    def spool_root(self, service: str) -> Path:
+        """Where the processes of a service keep their spools."""
+        state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+        return (self.spool_dir or state / "iotistica" / "spool") / service
+
+    def quota(self) -> Quota:
+        """The quota of a tenant that has none of its own."""
+        return Quota(
+            messages_per_s=self.quota_messages_per_s,
+            readings_per_s=self.quota_readings_per_s,
+            bytes_per_s=self.quota_bytes_per_s,
+        )
+
+    def breaker(self) -> Breaker:
+        """A breaker as configured."""
+        return Breaker(
+            failures=self.breaker_failures,
+            probe_s=self.breaker_probe_s,
+            successes=self.breaker_successes,
+        )
 
     def require(self, field: str) -> str:
         """Value of a setting that this process cannot work without. Raises `ConfigError`."""

@@ -138,6 +138,7 @@ class Platform:
             "MQTT_URL": urls.mqtt,
             "IOTISTICA_API_PORT": str(ports["api"]),
             "IOTISTICA_INGESTION_PORT": str(ports["ingestion"]),
+            "IOTISTICA_SPOOL_DIR": str(settings.spool_dir or directory.path / "spool"),
             "IOTISTICA_JWT_SECRET_FILE": str(settings.jwt_secret_file or secret_file),
             # Their working directory is the data directory, which must not shadow modules.
             "PYTHONSAFEPATH": "1",

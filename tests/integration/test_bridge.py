@@ -26,6 +26,7 @@ from iotistica import keys, metrics, mqtt
 from iotistica.api.bridge import Bridge, session_options
 from iotistica.api.tenants import Tenants
 from iotistica.settings import Settings
+from iotistica.spool import Spool
 from iotistica.store.agents import AgentStore
 from iotistica.store.migrate import migrate
 from iotistica.store.pool import open_pool
@@ -70,7 +71,8 @@ class World:
         pool = await open_pool(settings, application_name="test")
         streams = Streams(settings.require("redis_url"))
         tenants = Tenants(partial(tenant_ids, pool), refresh_s=settings.tenant_refresh_s)
-        bridge = Bridge(settings, name=name, streams=streams, tenants=tenants)
+        spool = Spool(settings.spool_root("api"), max_bytes=settings.api_spool_max_bytes)
+        bridge = Bridge(settings, name=name, streams=streams, spool=spool, tenants=tenants)
         stop = asyncio.Event()
         task = asyncio.create_task(bridge.run(stop))
         try:
@@ -80,6 +82,7 @@ class World:
             await task
             await streams.close()
             await pool.close()
+            spool.close()
 
     @asynccontextmanager
     async def publisher(self, url: str | None = None) -> AsyncIterator[mqtt.Session]:
@@ -115,7 +118,11 @@ class World:
 
 @pytest.fixture
 async def world(
-    broker: Any, redis_server: Any, redis_url: str, postgres_url: str, tenant: str
+    broker: Any,
+    redis_server: Any,
+    redis_url: str,
+    postgres_url: str,
+    tenant: str,
 ) -> AsyncIterator[World]:
     await migrate(postgres_url)
     agent = str(uuid.uuid4())
@@ -128,6 +135,7 @@ async def world(
         tenant_refresh_s=0.05,
         stop_grace_s=0.5,
         database_connect_timeout_s=1.0,
+        breaker_probe_s=0.2,
     )
     pool = await open_pool(settings, application_name="test")
     await AgentStore(pool).ensure_tenant(tenant)
@@ -163,7 +171,7 @@ async def forget(settings: Settings, name: str) -> None:
 
 async def subscribed(bridge: Bridge) -> None:
     async def up() -> bool:
-        return bridge.health.broker is None
+        return bridge.broker_error is None
 
     await until(up)
 

@@ -86,7 +86,12 @@ async def raw(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
 
 
 def settings(database: str, redis_url: str, **overrides: Any) -> Settings:
-    quick = {"claim_idle_ms": 300, "read_block_ms": 50, "tenant_refresh_s": 0.1}
+    quick = {
+        "claim_idle_ms": 300,
+        "read_block_ms": 50,
+        "tenant_refresh_s": 0.1,
+        "breaker_probe_s": 0.3,
+    }
     return Settings(database_url=database, redis_url=redis_url, **(quick | overrides))
 
 
@@ -483,9 +488,15 @@ async def test_postgres_killed_and_restarted_loses_nothing(
         assert trouble.startswith("PostgreSQL (")
         await own_postgres.start()
         await settled(fleet)
+        await until(lambda: drained(process))
         await until(lambda: ready(process))
     assert await stored(own_postgres) == 2000
     assert await fleet.streams.depth(fleet.tenant) == EMPTY
+
+
+async def drained(process: Any) -> bool:
+    """Whether nothing waits on disk."""
+    return process.replayer._spool.segments == 0
 
 
 async def troubles(process: Any) -> list[str]:
@@ -582,13 +593,16 @@ PROGRAM = (
 )
 
 
-async def start_process(database: str, redis_url: str, port: int = 0) -> asyncio.subprocess.Process:
+async def start_process(
+    database: str, redis_url: str, port: int = 0, **more: str
+) -> asyncio.subprocess.Process:
     environment = {
         "DATABASE_URL": database,
         "REDIS_URL": redis_url,
         "IOTISTICA_INGESTION_PORT": str(port),
         "IOTISTICA_CLAIM_IDLE_MS": "500",
         "IOTISTICA_TENANT_REFRESH_S": "0.1",
+        **more,
     }
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", PROGRAM), env={**os.environ, **environment}

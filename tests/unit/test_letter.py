@@ -15,6 +15,7 @@ from iotistica.ingestion import messages
 from iotistica.streams import DeadLetter, Entry, Filter, Letter
 from iotistica.streams.letter import form_of, is_id, parse
 
+REFUSED = {"reason": "refused_by_database", "attempts": 0, "readings": 1}
 AGENT = "0a8b3b0e-5c1e-4f0e-9d55-0242ac120002"
 TOPIC = format_topic("73eddd385ce8", AGENT, "endpoints/modbus").encode()
 FAILED = datetime(2026, 11, 20, 12, 0, 0, 123000, tzinfo=UTC)
@@ -150,7 +151,7 @@ def test_reception_falls_back_to_what_is_known(changes: dict[str, Any], received
     ],
 )
 def test_an_entry_of_the_reference_comes_back_whole(payload: bytes, fields: list[bytes]) -> None:
-    letter = messages.refused((b"6-0", fields), ValueError("no"), rows=1)
+    letter = messages.refused((b"6-0", fields), ValueError("no"), **REFUSED)
     assert (letter.topic, letter.data) == (b"", payload)
     assert parse("t", written(letter)).dead.entry() == (b"6-0", fields)
 
@@ -162,9 +163,9 @@ def test_a_form_too_large_to_be_written_by_a_script_is_left_out() -> None:
 
 def test_ingestion_tells_when_a_message_was_received() -> None:
     entry = (b"5-0", [b"17-0 " + TOPIC, b"first"])
-    assert messages.refused(entry, ValueError("no"), rows=1).received_ms == 17
+    assert messages.refused(entry, ValueError("no"), **REFUSED).received_ms == 17
     for header in (b"x-0 t", b"-5-0 t", b"9" * 5000 + b"-0 t", b"17 t"):
-        assert messages.refused((b"5-0", [header, b""]), ValueError(), rows=1).received_ms == 0
+        assert messages.refused((b"5-0", [header, b""]), ValueError(), **REFUSED).received_ms == 0
 
 
 # Filters

@@ -135,13 +135,22 @@ def test_entry(case: Case) -> None:
         (entry["id"].encode(), [field.encode() for field in entry["fields"]])
         for entry in case["entries"]
     ]
-    batch = _native.encode_batch(entries, known, now_ms=NOW_MS, final=case["final"])
+    batch = _native.encode_batch(
+        entries,
+        known,
+        now_ms=NOW_MS,
+        final=case["final"],
+        divert_before_ms=case.get("divert_before_ms"),
+    )
     counts = ("rows", "duplicates", "collisions", "dropped", "rejected")
     assert attributes(batch.outcomes, "entry", "message", "agent", *counts) == case["outcomes"]
     rejects = attributes(batch.rejects, "entry", "message", "reason", "readings")
     assert rejects == case["rejects"]
     waiting = attributes(batch.waiting, "entry", "message", "needs", "agent", "version")
     assert waiting == case["waiting"]
+    names = ("messages", "readings", "rows", "duplicates", "collisions", "dropped", "rejected")
+    tallies = attributes(batch.tallies, "entry", "agent", *names, "reasons", "numbers")
+    assert orjson.loads(orjson.dumps(tallies)) == case["tallies"]
     for name in counts:
         assert getattr(batch, name) == sum(outcome[name] for outcome in case["outcomes"])
 

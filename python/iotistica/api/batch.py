@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from iotistica import dictionaries, ledger
 from iotistica._native import parse_topic
+from iotistica.keys import Feed
 from iotistica.mqtt import Message
+from iotistica.spool import Batch as Spooled
+from iotistica.spool import Kind
 from iotistica.streams import DeadLetter, Streams
 
 _MAX_ROUTES = 65_536
@@ -22,6 +29,8 @@ class Route:
     rest: str
     suffix: bytes
     """The topic as it ends the header of a stream entry."""
+    accepted: str
+    """Field of the loss ledger that counts its messages."""
 
 
 class Routes:
@@ -34,7 +43,14 @@ class Routes:
     def parse(self, topic: str) -> Route:
         """Parse and remember. Raises `InvalidTopic`."""
         parsed = parse_topic(topic)
-        route = Route(parsed.tenant, parsed.agent, parsed.kind, parsed.rest, f" {topic}".encode())
+        route = Route(
+            tenant=parsed.tenant,
+            agent=parsed.agent,
+            kind=parsed.kind,
+            rest=parsed.rest,
+            suffix=f" {topic}".encode(),
+            accepted=ledger.field(ledger.agent_of(parsed.agent), ledger.ACCEPTED),
+        )
         if len(self._routes) >= _MAX_ROUTES:
             self._routes.clear()
         self._routes[topic] = route
@@ -47,9 +63,14 @@ class Batch(Protocol):
     tenant: str
     messages: list[Message]
     opened_at: float
+    feed: Feed
+    """Where it goes in Redis."""
 
     async def write(self, streams: Streams) -> None:
         """Hand them to Redis. Raises `StoreUnavailable`."""
+
+    def spooled(self) -> list[Spooled]:
+        """The same for the disk."""
 
 
 @dataclass(slots=True)
@@ -60,11 +81,19 @@ class Telemetry:
     opened_at: float
     messages: list[Message] = field(default_factory=list)
     fields: list[bytes] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    """For the loss ledger."""
     size: int = 0
+    feed: Feed = Feed.LIVE
 
     async def write(self, streams: Streams) -> None:
         """One XADD."""
-        await streams.add(self.tenant, self.fields)
+        await streams.add(self.tenant, self.fields, counts=self.counts, feed=self.feed)
+
+    def spooled(self) -> list[Spooled]:
+        """One entry."""
+        kind = Kind.BACKFILL if self.feed is Feed.BACKFILL else Kind.LIVE
+        return [_spooled(self.tenant, kind, self.fields, len(self.messages), self.counts)]
 
 
 @dataclass(slots=True)
@@ -75,7 +104,65 @@ class Letters:
     opened_at: float
     messages: list[Message] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
+    feed: Feed = Feed.LIVE
 
     async def write(self, streams: Streams) -> None:
         """To the dead letters of the tenant."""
-        await streams.dead_letter(self.tenant, self.letters)
+        counts: Counter[str] = Counter()
+        for letter in self.letters:
+            counts.update(_refused(letter))
+        await streams.dead_letter(self.tenant, self.letters, counts)
+
+    def spooled(self) -> list[Spooled]:
+        """Each by itself, as each is counted by itself."""
+        return [
+            _spooled(self.tenant, Kind.LETTERS, _encoded(letter, self.tenant), 1, _refused(letter))
+            for letter in self.letters
+        ]
+
+
+@dataclass(slots=True)
+class Dictionary:
+    """One key-compaction dictionary."""
+
+    tenant: str
+    agent: str
+    messages: list[Message]
+    opened_at: float
+    feed: Feed = Feed.LIVE
+
+    async def write(self, streams: Streams) -> None:
+        """Store it. Raises `BadRequest` for one that is none."""
+        await streams.put_dictionary(self.agent, self.messages[0].payload)
+
+    def spooled(self) -> list[Spooled]:
+        """Agent and message. Raises `BadRequest` for one that is none."""
+        dictionaries.parse_message(self.messages[0].payload)
+        fields = [self.agent.encode(), self.messages[0].payload]
+        return [_spooled(self.tenant, Kind.DICTIONARY, fields, 0, {})]
+
+
+def _spooled(
+    tenant: str, kind: Kind, fields: Sequence[bytes], messages: int, counts: Mapping[str, int]
+) -> Spooled:
+    return Spooled(
+        name=uuid.uuid4().hex,
+        tenant=tenant,
+        kind=kind,
+        entries=[(b"", list(fields))],
+        messages=messages,
+        counts=counts,
+    )
+
+
+def _encoded(letter: DeadLetter, tenant: str) -> list[bytes]:
+    return [
+        part if isinstance(part, bytes) else str(part).encode() for part in letter.fields(tenant)
+    ]
+
+
+def _refused(letter: DeadLetter) -> dict[str, int]:
+    """A message that is accepted and done in one step."""
+    agent = ledger.agent_of(letter.agent)
+    counters = ((ledger.ACCEPTED, ""), (ledger.SETTLED, ""), (ledger.REFUSED, letter.reason))
+    return {ledger.field(agent, counter, reason): 1 for counter, reason in counters}

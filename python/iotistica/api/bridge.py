@@ -12,16 +12,18 @@ import uvloop
 
 from iotistica import keys, log, metrics, mqtt, ops, supervisor
 from iotistica.api.batch import Routes
-from iotistica.api.inbound import Health, Inbound
+from iotistica.api.inbound import Inbound
+from iotistica.api.outlet import Outlet
+from iotistica.api.pressure import Pressure
 from iotistica.api.tenants import Tenants
 from iotistica.backoff import Backoff
 from iotistica.errors import ConfigError, StoreUnavailable
+from iotistica.quotas import Quotas
 from iotistica.settings import Settings
+from iotistica.spool import Spool
 from iotistica.store.pool import open_pool
-from iotistica.store.tenants import tenant_ids
+from iotistica.store.tenants import tenant_ids, tenant_quotas
 from iotistica.streams import Streams
-
-_REDIS_CHECK_S = 2.0
 
 _log = log.get(__name__)
 
@@ -30,25 +32,39 @@ class Bridge:
     """Keeps an MQTT session open and everything received on it moving, until told to stop."""
 
     def __init__(
-        self, settings: Settings, *, name: str, streams: Streams, tenants: Tenants
+        self,
+        settings: Settings,
+        *,
+        name: str,
+        streams: Streams,
+        spool: Spool,
+        tenants: Tenants,
+        quotas: Quotas | None = None,
     ) -> None:
         self._settings = settings
         self._options = session_options(settings, name)
-        self._streams = streams
+        breaker = settings.breaker()
+        self._pressure = Pressure(settings, streams)
+        self._outlet = Outlet(streams, spool, breaker, self._pressure)
+        metrics.observe_breaker("redis", breaker)
+        metrics.observe_spool(spool)
         self._tenants = tenants
+        self._quotas = quotas or Quotas(default=settings.quota(), share=settings.bridge_processes)
         self._routes = Routes()
         self._sessions = 0
-        self.health = Health()
+        self.broker_error: str | None = "the broker is not connected yet"
+        """Why there is no session."""
 
     def reasons(self) -> Sequence[str]:
         """Why messages are not moving now."""
-        states = (self.health.broker, self.health.redis, self._tenants.error)
+        states = (self.broker_error, *self._outlet.reasons(), self._tenants.error)
         return [reason for reason in states if reason is not None]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Move messages until `stop`; opens a new session whenever one is lost."""
         chores = [
-            asyncio.create_task(work) for work in (self._watch_redis(), self._tenants.warm_up())
+            asyncio.create_task(work)
+            for work in (self._pressure.watch(), self._outlet.replay(), self._tenants.warm_up())
         ]
         try:
             await self._keep_session(stop)
@@ -56,17 +72,6 @@ class Bridge:
             for chore in chores:
                 chore.cancel()
             await asyncio.gather(*chores, return_exceptions=True)
-
-    async def _watch_redis(self) -> None:
-        """Know about Redis also when no message asks for it."""
-        while True:
-            try:
-                await self._streams.ping()
-            except StoreUnavailable as error:
-                self.health.redis = str(error)
-            else:
-                self.health.redis = None
-            await asyncio.sleep(_REDIS_CHECK_S)
 
     async def _keep_session(self, stop: asyncio.Event) -> None:
         backoff = Backoff(first_s=0.1, most_s=10.0)
@@ -77,7 +82,7 @@ class Bridge:
                 ) as session:
                     await self._serve(session, stop, backoff.reset)
             except (mqtt.Disconnected, mqtt.Refused) as error:
-                self.health.broker = str(error)
+                self.broker_error = str(error)
                 pause_s = backoff.next_s()
                 _log.warning("no MQTT session", error=str(error), pause_s=round(pause_s, 2))
                 await _sleep_unless(stop, pause_s)
@@ -94,7 +99,7 @@ class Bridge:
             _log.warning("the broker does not show its dropped counter")
 
     def _opened(self, session: mqtt.Session) -> None:
-        self.health.broker = None
+        self.broker_error = None
         metrics.BRIDGE_CONNECTED.set(1)
         if self._sessions:
             metrics.BRIDGE_RECONNECTS.inc()
@@ -107,10 +112,10 @@ class Bridge:
         inbound = Inbound(
             session,
             self._settings,
-            streams=self._streams,
+            outlet=self._outlet,
+            quotas=self._quotas,
             tenants=self._tenants,
             routes=self._routes,
-            health=self.health,
         )
         receiving = asyncio.create_task(inbound.run())
         stopping = asyncio.create_task(stop.wait())
@@ -166,12 +171,24 @@ async def run(assignment: supervisor.Assignment) -> None:
     )
     streams = Streams(settings.require("redis_url"))
     tenants = Tenants(partial(tenant_ids, pool), refresh_s=settings.tenant_refresh_s)
-    bridge = Bridge(settings, name=assignment.name, streams=streams, tenants=tenants)
+    spool = Spool(settings.spool_root("api"), max_bytes=settings.api_spool_max_bytes)
+    quotas = Quotas(default=settings.quota(), share=settings.bridge_processes)
+    following = asyncio.create_task(quotas.follow(partial(tenant_quotas, pool)))
+    bridge = Bridge(
+        settings,
+        name=assignment.name,
+        streams=streams,
+        spool=spool,
+        tenants=tenants,
+        quotas=quotas,
+    )
     probe = ops.Probe(f"iotistica-api {assignment.name}", ready=bridge.reasons)
     try:
         async with ops.serve(probe, sock=assignment.listener):
             await bridge.run(stop)
     finally:
+        following.cancel()
+        spool.close()
         await streams.close()
         await pool.close()
 

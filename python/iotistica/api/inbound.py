@@ -1,6 +1,6 @@
 """What the bridge does with the messages of one MQTT session: sort, batch, hand to Redis, confirm.
 
-The order is the promise: a message is acknowledged to the broker only after Redis has accepted
+The order is the promise: a message is acknowledged to the broker only after Redis or the disk has
 it, as telemetry or as a dead letter. Whatever ends earlier, the broker sends it again.
 """
 
@@ -8,32 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
 from iotistica import keys, log, metrics
 from iotistica._native import InvalidTopic
-from iotistica.api.batch import Batch, Letters, Route, Routes, Telemetry
+from iotistica.api.batch import Batch, Dictionary, Letters, Route, Routes, Telemetry
+from iotistica.api.outlet import Outlet
 from iotistica.api.tenants import Tenants
-from iotistica.backoff import Backoff
-from iotistica.errors import BadRequest, StoreUnavailable
+from iotistica.errors import BadRequest
+from iotistica.keys import Feed
 from iotistica.mqtt import Message, Session
+from iotistica.quotas import Quotas
 from iotistica.settings import Settings
-from iotistica.streams import DeadLetter, Streams
+from iotistica.streams import DeadLetter
 
 # Each write takes a connection of the pool; more at once would not make Redis any faster.
 _MAX_WRITES = 8
 
 _occasional = log.Occasional(log.get(__name__))
-
-
-class Health:
-    """What the process can say about the servers behind it."""
-
-    def __init__(self) -> None:
-        self.broker: str | None = "the broker is not connected yet"
-        self.redis: str | None = "Redis has not answered yet"
 
 
 class Inbound:
@@ -48,20 +42,20 @@ class Inbound:
         session: Session,
         settings: Settings,
         *,
-        streams: Streams,
+        outlet: Outlet,
+        quotas: Quotas,
         tenants: Tenants,
         routes: Routes,
-        health: Health,
     ) -> None:
         self._session = session
         self._max_message_bytes = settings.max_message_bytes
         self._max_messages = settings.batch_max_messages
         self._max_bytes = settings.batch_max_bytes
         self._delay_s = settings.batch_max_delay_ms / 1000
-        self._streams = streams
+        self._outlet = outlet
+        self._quotas = quotas
         self._tenants = tenants
         self._routes = routes
-        self._health = health
         self._telemetry: dict[str, Telemetry] = {}
         self._letters: dict[str, Letters] = {}
         self._strangers: dict[str, list[tuple[Message, Route]]] = {}
@@ -124,6 +118,7 @@ class Inbound:
         fields.append(b"%b%d%b" % (stamp, len(batch.messages), route.suffix))
         fields.append(message.payload)
         batch.messages.append(message)
+        batch.counts[route.accepted] = batch.counts.get(route.accepted, 0) + 1
         batch.size += len(message.payload)
         if len(batch.messages) >= self._max_messages or batch.size >= self._max_bytes:
             del self._telemetry[route.tenant]
@@ -202,8 +197,8 @@ class Inbound:
         try:
             # In order of arrival, or an older dictionary could replace a newer one.
             async with self._dictionaries:
-                await self._until_redis_takes(
-                    lambda: self._streams.put_dictionary(route.agent, message.payload)
+                await self._outlet.send(
+                    Dictionary(route.tenant, route.agent, [message], time.monotonic())
                 )
         except BadRequest as error:
             self._refuse(message, route, reason="invalid_dictionary", error=str(error))
@@ -212,7 +207,7 @@ class Inbound:
             metrics.BRIDGE_MESSAGES.labels("dictionary").inc()
             self._confirm([message])
 
-    # Redis
+    # On their way
 
     def _flush(self) -> None:
         if self._timer is not None:
@@ -228,7 +223,12 @@ class Inbound:
         # One tenant's batches one after the other: they stay in order, and while Redis is away
         # one of them asks for it and not all.
         async with self._lanes.setdefault(batch.tenant, asyncio.Lock()), self._writes:
-            await self._until_redis_takes(lambda: batch.write(self._streams))
+            if isinstance(batch, Telemetry) and not self._quotas.allows(
+                batch.tenant, messages=len(batch.messages), bytes=batch.size
+            ):
+                batch.feed = Feed.BACKFILL
+                metrics.OVER_QUOTA.labels(batch.tenant).inc(len(batch.messages))
+            await self._outlet.send(batch)
         if isinstance(batch, Telemetry):
             metrics.BRIDGE_MESSAGES.labels("endpoints").inc(len(batch.messages))
             metrics.BRIDGE_BYTES.inc(batch.size)
@@ -238,19 +238,6 @@ class Inbound:
     def _confirm(self, messages: list[Message]) -> None:
         self._session.acknowledge(messages)
         metrics.BRIDGE_ACKED.inc(len(messages))
-
-    async def _until_redis_takes(self, write: Callable[[], Awaitable[None]]) -> None:
-        backoff = Backoff(first_s=0.05, most_s=2.0)
-        while True:
-            try:
-                await write()
-            except StoreUnavailable as error:
-                self._health.redis = str(error)
-                _occasional.warning("Redis does not take messages; the broker holds", error=error)
-                await asyncio.sleep(backoff.next_s())
-            else:
-                self._health.redis = None
-                return
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -20,10 +20,13 @@ from iotistica.backoff import Backoff
 from iotistica.encoder import Encoder
 from iotistica.errors import StoreUnavailable
 from iotistica.ingestion.letter_alarm import Kind, LetterAlarm
+from iotistica.ingestion.replay import Replayer
 from iotistica.ingestion.station import Lane, Station
 from iotistica.ingestion.worker import Worker
 from iotistica.ingestion.writer import Writer
+from iotistica.keys import Feed
 from iotistica.settings import Settings
+from iotistica.spool import Spool
 from iotistica.store.agents import AgentStore
 from iotistica.store.pool import Pool, is_transient, open_pool
 from iotistica.store.readings import ReadingStore
@@ -67,6 +70,8 @@ async def opened(settings: Settings, stopping: asyncio.Event) -> AsyncIterator[I
         settings=settings,
         streams=streams,
         writer=Writer(store),
+        breaker=settings.breaker(),
+        spool=Spool(settings.spool_root("ingestion"), max_bytes=settings.spool_max_bytes),
         slots=asyncio.Semaphore(settings.ingestion_workers),
         stopping=stopping,
         alarm=LetterAlarm(bound=settings.dlq_max_entries, share=settings.dlq_share_alarm),
@@ -80,6 +85,7 @@ async def opened(settings: Settings, stopping: asyncio.Event) -> AsyncIterator[I
         except TimeoutError:
             pool.terminate()
         await streams.close()
+        station.spool.close()
 
 
 class Ingestion:
@@ -94,13 +100,18 @@ class Ingestion:
         self._executor = executor
         self._agents = AgentStore(pool)
         self._workers: dict[str, asyncio.Task[None]] = {}
+        self._encoders: dict[str, Encoder] = {}
+        self.replayer = Replayer(station, self._lane)
+        metrics.observe_breaker("postgresql", station.breaker)
+        metrics.observe_spool(station.spool)
         station.troubles["start"] = "the tenants have not been read yet"
 
     def troubles(self) -> list[str]:
         """Why the process is not ready."""
         if self._station.stopping.is_set():
             return ["stopping"]
-        return [f"{server}: {text}" for server, text in self._station.troubles.items()]
+        found = [f"{server}: {text}" for server, text in self._station.troubles.items()]
+        return found + ([spool_error] if (spool_error := self._station.spool.error) else [])
 
     def details(self) -> Mapping[str, Any]:
         """Members of `/health`."""
@@ -120,6 +131,7 @@ class Ingestion:
                 (_DAYS_PERIOD_S, self._make_days_ahead),
             )
         ]
+        chores.append(asyncio.create_task(self.replayer.run()))
         stopping = asyncio.create_task(self._station.stopping.wait())
         await asyncio.wait({stopping, *chores}, return_when=asyncio.FIRST_COMPLETED)
         broken = [chore for chore in chores if chore.done()]
@@ -169,7 +181,7 @@ class Ingestion:
     async def _work_for(self, tenant: str) -> None:
         """Run the tenant's worker; a defect of ours must not end the others, nor go unseen."""
         backoff = Backoff()
-        worker = Worker(self._lane(tenant))
+        worker = Worker(self._lane(tenant, Feed.LIVE))
         while not self._station.stopping.is_set():
             try:
                 await worker.run()
@@ -178,19 +190,21 @@ class Ingestion:
                 _LOG.exception("worker crashed", tenant=tenant)
                 await self._station.pause(backoff.next_s())
 
-    def _lane(self, tenant: str) -> Lane:
-        encoder = Encoder(
-            tenant,
-            settings=self._station.settings,
-            executor=self._executor,
-            agents=self._agents,
-            streams=self._station.streams,
-        )
+    def _lane(self, tenant: str, feed: Feed) -> Lane:
+        if tenant not in self._encoders:
+            self._encoders[tenant] = Encoder(
+                tenant,
+                settings=self._station.settings,
+                executor=self._executor,
+                agents=self._agents,
+                streams=self._station.streams,
+            )
         return Lane(
             tenant=tenant,
             consumer=consumer_name(tenant),
-            encoder=encoder,
+            encoder=self._encoders[tenant],
             station=self._station,
+            feed=feed,
         )
 
     async def _measure(self) -> None:

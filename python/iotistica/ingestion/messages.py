@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from iotistica import ledger
 from iotistica._native import InvalidTopic, Reject, parse_topic
 from iotistica.streams import DeadLetter, Entry
 from iotistica.streams.letter import form_of
@@ -53,18 +55,28 @@ def rejected(entry: Entry, rejects: Sequence[Reject]) -> DeadLetter:
     )
 
 
-def refused(entry: Entry, error: BaseException, *, rows: int) -> DeadLetter:
-    """The dead letter of a single message whose rows PostgreSQL itself refuses."""
+def agents(entry: Entry) -> Counter[str]:
+    """Messages by agent, as the ledger names it; none for an entry of the reference."""
+    if not is_ours(entry):
+        return Counter()
+    return Counter(ledger.agent_of(_agent(header.partition(b" ")[2])) for header in entry[1][::2])
+
+
+def refused(
+    entry: Entry, error: BaseException, *, reason: str, attempts: int, readings: int
+) -> DeadLetter:
+    """The dead letter of a single message that PostgreSQL does not take."""
     topic, agent, payload, form = _original(entry)
     return DeadLetter(
         data=payload,
         topic=topic,
         original_id=entry[0],
         error=str(error),
-        reason="refused_by_database",
+        reason=reason,
         stage="commit",
         agent=agent,
-        readings=rows,
+        attempts=attempts,
+        readings=readings,
         failed_at=datetime.now(UTC),
         received_ms=_received_ms(entry, 0),
         form=form,

@@ -7,10 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from iotistica import log
+from iotistica.breaker import Breaker
 from iotistica.encoder import Encoder
 from iotistica.ingestion.letter_alarm import LetterAlarm
 from iotistica.ingestion.writer import Writer
+from iotistica.keys import Feed
 from iotistica.settings import Settings
+from iotistica.spool import Spool
 from iotistica.streams import Streams
 
 _LOG = log.get(__name__)
@@ -23,6 +26,9 @@ class Station:
     settings: Settings
     streams: Streams
     writer: Writer
+    breaker: Breaker
+    """One for all that write to PostgreSQL, from streams and from the spool."""
+    spool: Spool
     slots: asyncio.Semaphore
     """Batches that may be encoded and committed at once, over all tenants."""
     stopping: asyncio.Event
@@ -56,3 +62,4 @@ class Lane:
     consumer: str
     encoder: Encoder
     station: Station
+    feed: Feed = Feed.LIVE

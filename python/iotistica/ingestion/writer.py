@@ -16,13 +16,17 @@ class Writer:
     def __init__(self, store: ReadingStore) -> None:
         self._store = store
 
-    async def commit(self, batch: Batch, *, again: bool) -> None:
+    async def probe(self) -> None:
+        """Return if the table can be reached. Raises `StoreUnavailable`."""
+        await self._store.probe()
+
+    async def commit(self, batch: Batch, *, again: bool) -> dict[str, int] | None:
         """Commit the rows; `again` says that some may be there. Raises what asyncpg raises.
 
         Safe to repeat: rows that are there stay as they are, latest values only move forward.
         """
         if not batch.copy.rows:
-            return
+            return None
         with metrics.STAGE_SECONDS.labels("commit").time():
             await self._commit_rows(batch, again=again)
         # A crash here leaves an older latest value until redelivery repeats this call.
@@ -30,6 +34,7 @@ class Writer:
             await self._store.upsert_latest(batch)
         if batch.oldest_received_ms:
             metrics.DWELL_SECONDS.observe(max(time.time() - batch.oldest_received_ms / 1000, 0))
+        return None
 
     async def _commit_rows(self, batch: Batch, *, again: bool) -> None:
         rows = batch.copy.rows

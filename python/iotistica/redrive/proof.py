@@ -14,6 +14,7 @@ from iotistica._native import Batch
 from iotistica.streams import DeadLetter, Letter
 
 _COMMIT = "commit"
+_REFUSED = "refused_by_database"
 
 
 class Result(enum.StrEnum):
@@ -134,16 +135,14 @@ def encoded(letter: Letter, batch: Batch, inserted: int) -> Proof:
 def refused(letter: Letter, batch: Batch, error: BaseException) -> Proof:
     """Proof of a letter whose rows PostgreSQL itself refuses."""
     counts: Counter[str] = Counter()
-    for outcome in batch.outcomes:
-        agent = outcome.agent or ledger.NOBODY
-        readings = outcome.rows + outcome.duplicates + outcome.dropped + outcome.rejected
-        counts[ledger.field(agent, ledger.ACCEPTED)] += 1
-        counts[ledger.field(agent, ledger.SETTLED)] += 1
-        counts[ledger.field(agent, ledger.READINGS)] += readings
-        counts[ledger.field(agent, ledger.REJECTED, "refused_by_database")] += readings
+    for tally in batch.tallies:
+        counts[ledger.field(tally.agent, ledger.ACCEPTED)] += tally.messages
+        counts[ledger.field(tally.agent, ledger.SETTLED)] += tally.messages
+        counts[ledger.field(tally.agent, ledger.READINGS)] += tally.readings
+        counts[ledger.field(tally.agent, ledger.REJECTED, _REFUSED)] += tally.readings
     fault = Fault(
         stage=_COMMIT,
-        reason="refused_by_database",
+        reason=_REFUSED,
         detail=str(error),
         readings=batch.readings,
     )
@@ -201,7 +200,7 @@ def whole_message(agent: str) -> dict[str, int]:
 
 
 def _agent(letter: Letter, batch: Batch) -> str:
-    known = (outcome.agent for outcome in batch.outcomes)
+    known = (tally.agent for tally in batch.tallies)
     return next((agent for agent in known if agent), letter.dead.agent)
 
 
@@ -212,25 +211,21 @@ def _counts(batch: Batch, inserted: int) -> Counter[str]:
     given to them in order.
     """
     counts: Counter[str] = Counter()
-    for outcome in batch.outcomes:
-        stored = min(outcome.rows, inserted)
+    for tally in batch.tallies:
+        stored = min(tally.rows, inserted)
         inserted -= stored
-        agent = outcome.agent or ledger.NOBODY
         amounts = {
-            ledger.ACCEPTED: 1,
-            ledger.SETTLED: 1,
-            ledger.READINGS: sum(
-                (outcome.rows, outcome.duplicates, outcome.dropped, outcome.rejected)
-            ),
+            ledger.ACCEPTED: tally.messages,
+            ledger.SETTLED: tally.messages,
+            ledger.READINGS: tally.readings,
             ledger.STORED: stored,
-            ledger.REDELIVERED: outcome.rows - stored,
-            ledger.DUPLICATE: outcome.duplicates - outcome.collisions,
-            ledger.COLLIDED: outcome.collisions,
-            ledger.DROPPED: outcome.dropped,
+            ledger.REDELIVERED: tally.rows - stored,
+            ledger.DUPLICATE: tally.duplicates,
+            ledger.COLLIDED: tally.collisions,
+            ledger.DROPPED: tally.dropped,
         }
-        counts.update({ledger.field(agent, name): amount for name, amount in amounts.items()})
-    for reject in batch.rejects:
-        counter = ledger.REJECTED if reject.readings else ledger.REFUSED
-        name = ledger.field(reject.agent or ledger.NOBODY, counter, reject.reason)
-        counts[name] += reject.readings or 1
+        counts.update({ledger.field(tally.agent, name): some for name, some in amounts.items()})
+        for reason, is_whole, number in tally.reasons:
+            counter = ledger.REFUSED if is_whole else ledger.REJECTED
+            counts[ledger.field(tally.agent, counter, reason)] += number
     return +counts

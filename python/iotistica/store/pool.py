@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from iotistica.errors import ConfigError, StoreUnavailable
+from iotistica.errors import ConfigError, DatabaseUnavailable
 from iotistica.settings import Settings
 
 # Generic in the stubs only, hence the quotes.
@@ -21,9 +21,10 @@ Connection: TypeAlias = (
 
 DuplicateKey = asyncpg.UniqueViolationError
 
-# SQLSTATE classes that blame the data: data exception, integrity, cardinality, program limit
-# (an index row too large); and a malformed COPY stream, which stands among the connection errors.
-_REFUSAL_CLASSES = ("21", "22", "23", "54")
+# SQLSTATE classes that blame the data: cardinality, data exception, integrity, a view's check,
+# program limit (an index row too large), a trigger that raises; and a malformed COPY stream, which
+# stands among the connection errors.
+_REFUSAL_CLASSES = ("21", "22", "23", "44", "54", "P0")
 _PROTOCOL_VIOLATION = "08P01"
 
 
@@ -52,14 +53,14 @@ def is_transient(error: BaseException) -> bool:
 
 @contextmanager
 def unavailable(what: str) -> Iterator[None]:
-    """Turn transient errors of asyncpg into `StoreUnavailable`."""
+    """Turn transient errors of asyncpg into `DatabaseUnavailable`."""
     try:
         yield
     except Exception as error:
         if not is_transient(error):
             raise
         text = str(error) or type(error).__name__
-        raise StoreUnavailable(f"PostgreSQL could not {what}: {text}") from error
+        raise DatabaseUnavailable(f"PostgreSQL could not {what}: {text}") from error
 
 
 async def open_pool(settings: Settings, *, application_name: str) -> Pool:

@@ -10,7 +10,7 @@ import asyncpg
 
 from iotistica._native import LATEST_COLUMNS, READINGS_COLUMNS
 from iotistica.errors import StoreUnavailable
-from iotistica.store.pool import Connection, Pool
+from iotistica.store.pool import Connection, Pool, unavailable
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 128 * 1024
 
 _IS_PARTITIONED = "SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass('readings')"
+_PROBE = "SELECT FROM readings LIMIT 0"
 _MAKE_DAYS = "SELECT readings_make_days($1::integer[])"
 
 # Staging tables live as long as their connection and are emptied at commit: making one for each
@@ -89,6 +90,11 @@ class ReadingStore:
             await connection.execute(_LATEST_STAGING)
             await _copy(connection, "readings_latest_staging", rows.latest, LATEST_COLUMNS)
             return _affected(await connection.execute(_MERGE_LATEST))
+
+    async def probe(self) -> None:
+        """Return if the table can be reached. Raises `StoreUnavailable`."""
+        with unavailable("reach readings"):
+            await self._pool.execute(_PROBE)
 
     async def make_days(self, days: Sequence[int]) -> None:
         """Make the partitions of these days (since 1970-01-01); TimescaleDB does it by itself."""

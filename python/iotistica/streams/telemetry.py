@@ -203,6 +203,15 @@ class Streams:
         """Write dead letters of messages that never were in the stream."""
         await self.settle(tenant, Settlement(letters=letters, counts=counts or {}))
 
+    async def add_letter(self, tenant: str, fields: Sequence[bytes], *, counts: Counts) -> None:
+        """Write a dead letter that was laid by as its field list, and count it."""
+        with unavailable("write a dead letter"):
+            await transact(
+                self._redis,
+                ("XADD", keys.dead_letter_stream(tenant), "*", *fields),
+                ("EVAL", _COUNT, 1, keys.ledger(tenant), *_flat(counts)),
+            )
+
     async def dead_letters(self, tenant: str, *, after: bytes, count: int) -> list[Entry]:
         """Dead letters younger than the id `after`, oldest first, at most `count`."""
         stream = keys.dead_letter_stream(tenant)
@@ -237,6 +246,25 @@ class Streams:
         # entries leave the stream, what is there and not pending is exactly what is not read.
         lag = max(length - pending, 0) if lag is None else lag
         return StreamDepth(entries=length, lag=lag, pending=pending, dead_letters=dead_letters)
+
+    async def lengths(self, places: Sequence[tuple[str, Feed]]) -> list[int]:
+        """Entries in each of these streams."""
+        if not places:
+            return []
+        pipeline = self._redis.pipeline(transaction=False)
+        for tenant, feed in places:
+            pipeline.xlen(keys.ingestion_stream(tenant, feed))
+        with unavailable("measure the streams"):
+            found: list[int] = await pipeline.execute()
+            return found
+
+    async def memory_ratio(self) -> float:
+        """Share of its memory that Redis uses: of `maxmemory`, or of the machine's without one."""
+        with unavailable("measure its memory"):
+            # The client's own parser has no annotations.
+            known: dict[str, Any] = await self._redis.info("memory")
+        limit = known.get("maxmemory") or known.get("total_system_memory") or 0
+        return float(known["used_memory"] / limit) if limit else 0.0
 
     async def put_dictionary(self, agent: str, message: bytes) -> None:
         """Store a `meta/dictionary` message as the reference does. Raises `BadRequest`."""

@@ -18,10 +18,10 @@ use crate::inflate::Inflater;
 use crate::normalize::{Envelope, Normalizer, Scratch, Tally, Window};
 use crate::reading::Protocol;
 use crate::reject::{Reason, Reject};
-use crate::rows::Rows;
+use crate::rows::{Row, Rows};
 use crate::topic::Topic;
 use crate::value::Value;
-use crate::{decode, ids};
+use crate::{decode, ids, tally};
 
 /// Rows share one buffer that is addressed with 32 bits; a batch stays far below.
 const BATCH_BYTES: usize = 512 << 20;
@@ -55,6 +55,8 @@ pub struct Outcome {
     pub collisions: u32,
     pub dropped: u32,
     pub rejected: u32,
+    /// Number that the agent gave it; see [`tally::number`].
+    pub number: Option<u64>,
 }
 
 /// A message, or some of its readings, that can never pass.
@@ -86,6 +88,19 @@ pub enum Need {
     Dictionary(AgentId, i64),
     /// A batch with room left.
     Room,
+    /// A turn when nothing newer waits: all of its readings are old.
+    Backfill,
+}
+
+/// One call's circumstances, as the caller decides them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    pub now_ms: i64,
+    /// Nothing more will be known: reject what would wait.
+    pub last: bool,
+    /// Messages all of whose readings are older than this are left for a time when nothing newer
+    /// waits. Those in the reference's form are decided with their entry.
+    pub divert_before_ms: Option<i64>,
 }
 
 /// Why a message did not get through: for good, or not yet.
@@ -117,8 +132,8 @@ struct Call<'c> {
     context: &'c Context,
     window: Window,
     now_ms: i64,
-    /// Nothing more will be known: reject what would wait.
     last: bool,
+    divert_before_us: Option<i64>,
 }
 
 impl Encoder {
@@ -135,18 +150,14 @@ impl Encoder {
         }
     }
 
-    /// Encode entries. With `last`, what would wait for knowledge is rejected.
-    pub fn encode(
-        &mut self,
-        entries: &[Entry<'_>],
-        context: &Context,
-        now_ms: i64,
-        last: bool,
-    ) -> Batch {
+    /// Encode entries.
+    pub fn encode(&mut self, entries: &[Entry<'_>], context: &Context, options: Options) -> Batch {
         let mut batch = Batch::default();
         self.rows.clear();
+        let Options { now_ms, last, divert_before_ms } = options;
         let window = Window::around(now_ms, &context.limits);
-        let call = Call { context, window, now_ms, last };
+        let divert_before_us = divert_before_ms.map(|ms| ms.saturating_mul(1000));
+        let call = Call { context, window, now_ms, last, divert_before_us };
         for (index, entry) in entries.iter().enumerate() {
             let index = index as u32;
             match entry::form(entry) {
@@ -183,8 +194,9 @@ impl Encoder {
                 let header = Header::parse(name)?;
                 batch.received(header.received_ms);
                 let topic = Topic::parse(header.topic)?;
+                // Known to the ledger by its name even where it is not one of ours.
+                outcome.agent = topic.agent_id();
                 let agent = sender(&topic, call)?;
-                outcome.agent = Some(agent);
                 entry::check_size(payload.len(), call.context.limits.message_bytes)?;
                 let envelope = Envelope {
                     agent: rows.agent(agent),
@@ -200,7 +212,11 @@ impl Encoder {
                 let payload = self.inflater.open(payload)?;
                 let value = decode::decode(payload, &self.arena, &call.context.limits)?;
                 let value = expanded(value, agent, &self.arena, call, batch)?;
-                Ok(normalize(value, envelope, rows, &mut self.scratch, call))
+                outcome.number = tally::number(value);
+                let before = rows.rows.len();
+                let tally = normalize(value, envelope, rows, &mut self.scratch, call);
+                check_age(&rows.rows[before..], call)?;
+                Ok(tally)
             });
         }
         if !odd.is_empty() {
@@ -364,6 +380,15 @@ fn check_known(agent: AgentId, call: Call<'_>) -> Result<(), Stop> {
         call.context.tenant
     );
     Err(Reject::new(Reason::UnknownAgent, detail).into())
+}
+
+/// Leave a message for later if all of its readings are old.
+fn check_age(rows: &[Row], call: Call<'_>) -> Result<(), Stop> {
+    let Some(before_us) = call.divert_before_us else { return Ok(()) };
+    match !rows.is_empty() && rows.iter().all(|row| row.time_us < before_us) {
+        true => Err(Stop::Wait(Need::Backfill)),
+        false => Ok(()),
+    }
 }
 
 /// Undo key compaction where it was used.

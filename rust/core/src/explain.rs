@@ -3,7 +3,7 @@
 use bumpalo::Bump;
 use serde_json::{Value as Json, json};
 
-use crate::batch::{Encoder, Rejected};
+use crate::batch::{Encoder, Options, Rejected};
 use crate::context::Context;
 use crate::decode::{self, Format};
 use crate::entry::Entry;
@@ -92,7 +92,8 @@ fn rows(report: &mut Json, topic: &str, payload: &[u8], context: &Context, now_m
     let name = format!("{now_ms}-0 {topic}");
     let entry = Entry { id: b"0-0", fields: vec![name.as_bytes(), payload] };
     let mut encoder = Encoder::new(context);
-    let batch = encoder.encode(&[entry], context, now_ms, true);
+    let batch =
+        encoder.encode(&[entry], context, Options { now_ms, last: true, divert_before_ms: None });
     let (rows, kept) = encoder.rows();
     let outcome = batch.outcomes.first().copied().unwrap_or_default();
     report["rows"] = kept.iter().map(|&i| describe_row(rows, &rows.rows[i as usize])).collect();

@@ -12,7 +12,7 @@
 //! 7. [`dedup`] sorts by primary key and keeps the last of equal keys.
 //! 8. [`mod@copy`] writes PostgreSQL's binary COPY format.
 //!
-//! [`batch`] composes them; [`reject`] lists everything that can be wrong; [`limits`] and
+//! [`batch`] composes them, and [`mod@tally`] sums up what became of the messages; [`reject`] lists everything that can be wrong; [`limits`] and
 //! [`context`] are what the caller decides; [`explain`] tells a person what each stage did.
 
 #![deny(unsafe_code)]
@@ -37,6 +37,7 @@ pub mod normalize;
 pub mod reading;
 pub mod reject;
 pub mod rows;
+pub mod tally;
 pub mod time;
 pub mod topic;
 mod utf8;

@@ -4,18 +4,22 @@
 
 use std::cell::RefCell;
 
-use iotistica_core::batch::Encoder;
+use iotistica_core::batch::{Encoder, Options};
 use iotistica_core::context::Context;
 use iotistica_core::dictionary::Dictionary;
 use iotistica_core::entry::Entry;
 use iotistica_core::limits::Limits;
 use iotistica_core::reject::Reason;
-use iotistica_core::{ids, topic};
+use iotistica_core::{ids, tally, topic};
 use libfuzzer_sys::fuzz_target;
 
 const TENANT: &str = "73eddd385ce8";
 const AGENT: &str = "6f1c2f9e-1c1b-4f6e-9a55-0b6a2f6f0a01";
 const NOW_MS: i64 = 1_795_454_000_000;
+
+fn options(last: bool) -> Options {
+    Options { now_ms: NOW_MS, last, divert_before_ms: None }
+}
 const NEIGHBOR: &[u8] = br#"{"metric":"neighbor-of-the-fuzz","value":1}"#;
 const FIELDS: &[u8] = br#"{"fields":["messages","messages[].readings",
     "messages[].readings[].metric","messages[].readings[].value","a.b","m[0].x","quality","unit"],
@@ -67,7 +71,7 @@ fuzz_target!(|data: &[u8]| {
         Entry { id: b"2-0", fields: vec![second.as_bytes(), NEIGHBOR] },
     ];
     let batch = SERVICE
-        .with_borrow_mut(|(context, encoder)| encoder.encode(&entries, context, NOW_MS, true));
+        .with_borrow_mut(|(context, encoder)| encoder.encode(&entries, context, options(true)));
     assert!(batch.rejects.iter().all(|rejected| rejected.reject.reason != Reason::Panicked));
     assert!(batch.waiting.is_empty());
     let neighbor = batch.outcomes.iter().find(|outcome| outcome.entry == 1).expect("an outcome");
@@ -79,4 +83,10 @@ fuzz_target!(|data: &[u8]| {
             && batch.copy.bytes.ends_with(b"\xff\xff")
     );
     assert!(batch.latest.rows <= batch.copy.rows);
+    let tallies = tally::tallies(&batch);
+    assert_eq!(tallies.iter().map(|one| one.messages).sum::<u32>() as usize, batch.outcomes.len());
+    for one in tallies {
+        let counted = one.rows + one.duplicates + one.collisions + one.dropped + one.rejected;
+        assert_eq!(one.readings, counted);
+    }
 });

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use iotistica_core::batch::{self as core, Need};
+use iotistica_core::batch::{self as core, Need, Options};
 use iotistica_core::entry::Entry;
-use iotistica_core::ids;
+use iotistica_core::{ids, tally};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 
@@ -14,21 +14,25 @@ use crate::context::Context;
 type GivenEntry = (PyBackedBytes, Vec<PyBackedBytes>);
 
 #[pyfunction]
-#[pyo3(signature = (entries, context, *, now_ms, r#final = false))]
+#[pyo3(signature = (entries, context, *, now_ms, r#final = false, divert_before_ms = None))]
 pub fn encode_batch(
     py: Python<'_>,
     entries: Vec<GivenEntry>,
     context: &Context,
     now_ms: i64,
     r#final: bool,
+    divert_before_ms: Option<i64>,
 ) -> PyResult<Batch> {
-    let mut batch = py.detach(|| {
+    let options = Options { now_ms, last: r#final, divert_before_ms };
+    let (mut batch, tallies) = py.detach(|| {
         let borrowed: Vec<_> = entries.iter().map(|entry| borrow(entry)).collect();
-        context.encoder(|encoder| encoder.encode(&borrowed, &context.read(), now_ms, r#final))
+        let batch = context.encoder(|encoder| encoder.encode(&borrowed, &context.read(), options));
+        let tallies = tally::tallies(&batch);
+        (batch, tallies)
     });
     let copy = Py::new(py, CopyBuffer::from(std::mem::take(&mut batch.copy)))?;
     let latest = Py::new(py, CopyBuffer::from(std::mem::take(&mut batch.latest)))?;
-    Ok(Batch { copy, latest, entries, encoded: batch })
+    Ok(Batch { copy, latest, entries, encoded: batch, tallies })
 }
 
 fn borrow((id, fields): &GivenEntry) -> Entry<'_> {
@@ -44,6 +48,7 @@ pub struct Batch {
     latest: Py<CopyBuffer>,
     entries: Vec<GivenEntry>,
     encoded: core::Batch,
+    tallies: Vec<tally::Tally>,
 }
 
 impl Batch {
@@ -145,6 +150,11 @@ impl Batch {
     }
 
     #[getter]
+    fn tallies(&self) -> Vec<Tally> {
+        self.tallies.iter().map(Tally::from).collect()
+    }
+
+    #[getter]
     fn outcomes(&self) -> Vec<Outcome> {
         self.encoded.outcomes.iter().map(|&outcome| Outcome(outcome)).collect()
     }
@@ -180,9 +190,45 @@ impl From<&core::Waiting> for Waiting {
             Need::Agent(agent) => ("agent", Some(agent), 0),
             Need::Dictionary(agent, version) => ("dictionary", Some(agent), version),
             Need::Room => ("room", None, 0),
+            Need::Backfill => ("backfill", None, 0),
         };
         let agent = agent.as_ref().map(ids::format_uuid);
         Self { entry: waiting.entry, message: waiting.message, needs, agent, version }
+    }
+}
+
+/// The messages of one agent in one entry.
+#[pyclass(frozen, get_all, module = "iotistica._native")]
+pub struct Tally {
+    entry: u32,
+    agent: String,
+    messages: u32,
+    readings: u32,
+    rows: u32,
+    duplicates: u32,
+    collisions: u32,
+    dropped: u32,
+    rejected: u32,
+    reasons: Vec<(&'static str, bool, u32)>,
+    numbers: Vec<(u64, u64)>,
+}
+
+impl From<&tally::Tally> for Tally {
+    fn from(tally: &tally::Tally) -> Self {
+        let reason = |one: &tally::Rejections| (one.reason.name(), one.whole, one.count);
+        Self {
+            entry: tally.entry,
+            agent: tally.agent.as_ref().map(ids::format_uuid).unwrap_or_default(),
+            messages: tally.messages,
+            readings: tally.readings,
+            rows: tally.rows,
+            duplicates: tally.duplicates,
+            collisions: tally.collisions,
+            dropped: tally.dropped,
+            rejected: tally.rejected,
+            reasons: tally.reasons.iter().map(reason).collect(),
+            numbers: tally.numbers.clone(),
+        }
     }
 }
 

@@ -18,7 +18,7 @@ mod _native {
     use pyo3::types::PyTuple;
 
     #[pymodule_export]
-    use crate::batch::{Batch, Outcome, Reject, Waiting, encode_batch};
+    use crate::batch::{Batch, Outcome, Reject, Tally, Waiting, encode_batch};
     #[pymodule_export]
     use crate::broker::serve_broker;
     #[pymodule_export]

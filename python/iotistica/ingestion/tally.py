@@ -1,0 +1,106 @@
+"""What entries leave behind, entry by entry, until they are settled: dead letters, messages for the
+backfill stream, and counts for the loss ledger. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from iotistica import ledger
+from iotistica._native import Batch
+from iotistica.ingestion import messages
+from iotistica.streams import DeadLetter, Entry, Settlement
+
+_BACKFILL_MESSAGES = 400
+"""In one entry, as the bridge does it."""
+
+
+@dataclass(slots=True)
+class Book:
+    """What one entry leaves behind."""
+
+    letters: dict[bytes, DeadLetter] = field(default_factory=dict)
+    """By message."""
+    backfill: list[bytes] = field(default_factory=list)
+    """Headers and payloads of messages that go on in the backfill stream."""
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def settlement(books: Mapping[bytes, Book]) -> Settlement:
+    """All of what these entries leave behind."""
+    counts: Counter[str] = Counter()
+    backfill: list[bytes] = []
+    for book in books.values():
+        counts.update(book.counts)
+        backfill += book.backfill
+    step = 2 * _BACKFILL_MESSAGES
+    return Settlement(
+        ids=list(books),
+        letters=[letter for book in books.values() for letter in book.letters.values()],
+        backfill=[backfill[at : at + step] for at in range(0, len(backfill), step)],
+        counts=counts,
+    )
+
+
+def count(
+    books: Mapping[bytes, Book],
+    entries: Sequence[Entry],
+    batch: Batch,
+    inserted: Mapping[str, int] | None,
+    *,
+    again: bool,
+    late: bool,
+) -> None:
+    """Count a committed batch. `inserted`: rows by agent, None where all of them were new.
+
+    The store counts rows by agent, not by entry; what the entries of an agent have together is
+    right, and it is all that the ledger holds.
+    """
+    left = None if inserted is None else Counter(inserted)
+    conflict = ledger.REDELIVERED if again else ledger.DUPLICATE
+    for tally in batch.tallies:
+        entry = entries[tally.entry]
+        stored = tally.rows if left is None else min(tally.rows, left[tally.agent])
+        if left is not None:
+            left[tally.agent] -= stored
+        amounts = {
+            ledger.SETTLED: tally.messages,
+            ledger.READINGS: tally.readings,
+            ledger.STORED: stored,
+            ledger.DUPLICATE: tally.duplicates,
+            ledger.COLLIDED: tally.collisions,
+            ledger.DROPPED: tally.dropped,
+        }
+        amounts[conflict] = amounts.get(conflict, 0) + tally.rows - stored
+        if late:
+            amounts[ledger.LATE] = tally.readings
+        if not messages.is_ours(entry):
+            # Whoever wrote it does not keep our ledger.
+            amounts[ledger.ACCEPTED] = tally.messages
+        counts = books[entry[0]].counts
+        for counter, amount in amounts.items():
+            if amount:
+                counts[ledger.field(tally.agent, counter)] += amount
+        for reason, is_whole, number in tally.reasons:
+            counter = ledger.REFUSED if is_whole else ledger.REJECTED
+            counts[ledger.field(tally.agent, counter, reason)] += number
+
+
+def refuse(book: Book, letter: DeadLetter) -> None:
+    """Count a message that PostgreSQL itself refuses, with all of its readings."""
+    agent = ledger.agent_of(letter.agent)
+    book.counts[ledger.field(agent, ledger.SETTLED)] += 1
+    if letter.readings:
+        book.counts[ledger.field(agent, ledger.READINGS)] += letter.readings
+        book.counts[ledger.field(agent, ledger.REJECTED, letter.reason)] += letter.readings
+
+
+def spooled(entries: Iterable[Entry]) -> Counter[str]:
+    """Counts of entries that wait on disk."""
+    counts: Counter[str] = Counter()
+    for entry in entries:
+        for agent, number in messages.agents(entry).items():
+            counts[ledger.field(agent, ledger.SPOOLED)] += number
+    return counts

@@ -1,0 +1,117 @@
+"""What a tenant may send each second: token buckets. What is over quota is late, never lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from iotistica import log
+from iotistica.errors import StoreUnavailable
+
+_LOG = log.get(__name__)
+_BURST_S = 10.0
+"""An idle tenant saves up so many seconds of its rate: agents publish in bursts."""
+_REFRESH_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """Limits of one tenant, each a second; None is no limit."""
+
+    messages_per_s: float | None = None
+    readings_per_s: float | None = None
+    bytes_per_s: float | None = None
+
+    def over(self, default: Quota) -> Quota:
+        """These limits, and those of `default` where there is none."""
+        return Quota(
+            messages_per_s=_first(self.messages_per_s, default.messages_per_s),
+            readings_per_s=_first(self.readings_per_s, default.readings_per_s),
+            bytes_per_s=_first(self.bytes_per_s, default.bytes_per_s),
+        )
+
+
+def _first(value: float | None, default: float | None) -> float | None:
+    return default if value is None else value
+
+
+class Bucket:
+    """Tokens that come at a rate and are saved up to a bound. It may run into debt once, so that an
+    amount larger than the bound passes, and pays it off before anything else does. No I/O.
+    """
+
+    def __init__(self, rate: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rate = rate
+        self._clock = clock
+        self._level = rate * _BURST_S
+        self._at = clock()
+
+    def has_tokens(self) -> bool:
+        """Whether anything may pass now."""
+        now = self._clock()
+        self._level = min(self._level + (now - self._at) * self.rate, self.rate * _BURST_S)
+        self._at = now
+        return self._level > 0
+
+    def take(self, amount: float) -> None:
+        """Pay for what passes."""
+        self._level -= amount
+
+
+class Quotas:
+    """The buckets of all tenants, as far as one process knows. A quota of the whole platform is
+    divided by `share`: the processes that take a part of the load.
+    """
+
+    def __init__(
+        self, *, default: Quota, share: int = 1, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._default = default
+        self._share = share
+        self._clock = clock
+        self._own: Mapping[str, Quota] = {}
+        self._buckets: dict[tuple[str, str], Bucket] = {}
+
+    def set(self, own: Mapping[str, Quota]) -> None:
+        """Take the quotas of tenants that have one of their own."""
+        self._own = own
+
+    def allows(self, tenant: str, **amounts: float) -> bool:
+        """Whether so many messages, bytes or readings are within the quota; then they are paid.
+
+        What is over quota is not paid: it goes another way and must not make the next wait longer.
+        """
+        quota = self._own.get(tenant, self._default).over(self._default)
+        due = []
+        for name, amount in amounts.items():
+            bucket = self._bucket(tenant, name, getattr(quota, f"{name}_per_s"))
+            if bucket is not None:
+                due.append((bucket, amount))
+        if not all(bucket.has_tokens() for bucket, _ in due):
+            return False
+        for bucket, amount in due:
+            bucket.take(amount)
+        return True
+
+    def _bucket(self, tenant: str, name: str, rate: float | None) -> Bucket | None:
+        if rate is None:
+            self._buckets.pop((tenant, name), None)
+            return None
+        rate /= self._share
+        bucket = self._buckets.get((tenant, name))
+        if bucket is None or bucket.rate != rate:
+            bucket = self._buckets[tenant, name] = Bucket(rate, clock=self._clock)
+        return bucket
+
+    async def follow(self, load: Callable[[], Awaitable[Mapping[str, Quota]]]) -> None:
+        """Read the quotas again and again, until cancelled. While the database is away, those known
+        last hold.
+        """
+        while True:
+            try:
+                self.set(await load())
+            except StoreUnavailable as error:
+                _LOG.debug("quotas could not be read", error=str(error))
+            await asyncio.sleep(_REFRESH_S)
