@@ -14,7 +14,7 @@ import redis.asyncio
 from iotistica import keys
 from iotistica.errors import StoreUnavailable
 from iotistica.streams import DeadLetter, Filter, Streams
-from iotistica.streams.letters import PAGE, Letters, portions
+from iotistica.streams.letters import PAGE, Letters, Resolution, portions
 
 FAILED = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
@@ -218,7 +218,12 @@ async def test_a_letter_that_passed_is_removed_and_counted_at_once(
     letters: Letters, raw: redis.asyncio.Redis, tenant: str
 ) -> None:
     [letter_id, other] = await fill(raw, tenant, dead(), dead())
-    assert await letters.resolve(tenant, letter_id, counts={"a|stored": 2, "a|settled": 1})
+    assert (
+        await letters.resolve(
+            tenant, [Resolution(id=letter_id, counts={"a|stored": 2, "a|settled": 1})]
+        )
+        == 1
+    )
     assert await everything(letters, tenant, Filter()) == [other]
     assert await raw.hgetall(keys.ledger(tenant)) == {b"a|stored": b"2", b"a|settled": b"1"}
 
@@ -228,7 +233,8 @@ async def test_a_letter_still_bad_is_replaced_by_value(
 ) -> None:
     [letter_id, other] = await fill(raw, tenant, dead(), dead())
     newer = dead(replays=1, error="now this", reason="utf8", data=b"\x00\xff")
-    assert await letters.resolve(tenant, letter_id, counts={}, instead=newer)
+    resolution = Resolution(id=letter_id, counts={}, instead=newer)
+    assert await letters.resolve(tenant, [resolution]) == 1
     first, second = await everything(letters, tenant, Filter())
     assert first == other
     assert (await letters.get(tenant, second)).dead == newer
@@ -237,7 +243,8 @@ async def test_a_letter_still_bad_is_replaced_by_value(
 async def test_a_letter_that_somebody_removed_gets_no_successor(
     letters: Letters, raw: redis.asyncio.Redis, tenant: str
 ) -> None:
-    assert not await letters.resolve(tenant, "7-7", counts={"a|stored": 2}, instead=dead())
+    resolution = Resolution(id="7-7", counts={"a|stored": 2}, instead=dead())
+    assert await letters.resolve(tenant, [resolution]) == 0
     assert await letters.count(tenant) == 0
     assert await raw.hgetall(keys.ledger(tenant)) == {b"a|stored": b"2"}
 
@@ -249,7 +256,8 @@ async def test_a_full_redis_still_resolves(
     before = (await raw.config_get("maxmemory"))["maxmemory"]
     await raw.config_set("maxmemory", 1)
     try:
-        assert await letters.resolve(tenant, letter_id, counts={"a|x": 1}, instead=dead(replays=1))
+        resolution = Resolution(id=letter_id, counts={"a|x": 1}, instead=dead(replays=1))
+        assert await letters.resolve(tenant, [resolution]) == 1
         assert len(await everything(letters, tenant, Filter())) == 1
     finally:
         await raw.config_set("maxmemory", before)
@@ -290,7 +298,7 @@ async def test_redis_away_is_unavailable_whatever_is_asked(
         letters.page(tenant, Filter()),
         letters.get(tenant, "1-1"),
         letters.remove(tenant, ["1-1"]),
-        letters.resolve(tenant, "1-1", counts={}),
+        letters.resolve(tenant, [Resolution(id="1-1", counts={})]),
         letters.summary(tenant, Filter()),
     ):
         with pytest.raises(StoreUnavailable, match="Redis could not"):

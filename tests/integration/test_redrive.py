@@ -90,12 +90,21 @@ class Office:
         page = await self.letters.page(tenant, Filter())
         return await self.letters.whole(tenant, [letter.id for letter in page.letters])
 
-    async def steps(self, where: Filter | None = None, **options: Any) -> list[Step]:
-        redrive = Redrive(
-            settings=self.settings, pool=self.pool, streams=self.streams, executor=self.executor
+    def redrive(self, *, dry_run: bool = False) -> Redrive:
+        return Redrive(
+            settings=self.settings,
+            pool=self.pool,
+            streams=self.streams,
+            executor=self.executor,
+            dry_run=dry_run,
         )
-        options = {"dry_run": False, "tenant": self.tenant, **options}
-        return [step async for step in redrive.run(where=where or Filter(), **options)]
+
+    async def steps(
+        self, where: Filter | None = None, *, dry_run: bool = False, **options: Any
+    ) -> list[Step]:
+        options = {"tenant": self.tenant, **options}
+        run = self.redrive(dry_run=dry_run).run(where=where or Filter(), **options)
+        return [step async for step in run]
 
     async def replay(self, where: Filter | None = None, **options: Any) -> list[Proof]:
         return [proof for step in await self.steps(where, **options) for proof in step.proofs]
@@ -423,6 +432,55 @@ async def test_a_crash_between_commit_and_removal_is_harmless(
     assert balanced(await office.ledger())
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_each_letter_of_many_is_told_exactly(
+    office: Office, connection: asyncpg.Connection, dry_run: bool
+) -> None:
+    """However they are written together: some rows are there, some refused, some bad."""
+    await office.register()
+    await connection.execute("ALTER TABLE readings ADD CONSTRAINT odd CHECK (value <> 666)")
+    await office.park(office.dead(payload(*(reading(10 * n) for n in range(0, 30, 2)))))
+    await office.replay()
+    given, expected = [], []
+    for n in range(30):
+        there = int(n % 2 == 0)
+        if n % 10 == 3:
+            given.append(payload(reading(10 * n), reading(10 * n + 1, value=666)))
+            expected.append((Result.STILL_BAD, 0, 0, 2))
+        elif n % 10 == 4:
+            bad = reading(0) | {"timestamp": "not a time"}
+            given.append(payload(reading(10 * n), reading(10 * n + 1), bad))
+            expected.append((Result.STILL_BAD, 2 - there, there, 1))
+        else:
+            given.append(payload(reading(10 * n), reading(10 * n + 1)))
+            expected.append((Result.PASSED, 2 - there, there, 0))
+    ids = await office.park(*(office.dead(data) for data in given))
+    proofs = await office.replay(dry_run=dry_run)
+    assert [(proof.id, *figures(proof)) for proof in proofs] == [
+        (letter_id, *figure) for letter_id, figure in zip(ids, expected, strict=True)
+    ]
+    inserted = sum(figure[1] for figure in expected)
+    assert len(await rows(connection)) == 15 + (0 if dry_run else inserted)
+    assert balanced(await office.ledger())
+
+
+async def test_letters_that_hold_the_same_reading_store_it_once(
+    office: Office, connection: asyncpg.Connection
+) -> None:
+    await office.register()
+    await office.park(
+        office.dead(payload(reading(0, value=1.0), reading(1))),
+        office.dead(payload(reading(0, value=2.0))),
+    )
+    proofs = await office.replay()
+    assert [figures(proof) for proof in proofs] == [
+        (Result.PASSED, 1, 1, 0),
+        (Result.PASSED, 1, 0, 0),
+    ]
+    assert await rows(connection) == [(0, 2.0), (1, 1.0)]
+    assert balanced(await office.ledger())
+
+
 async def test_only_what_matches_is_replayed(
     office: Office, connection: asyncpg.Connection
 ) -> None:
@@ -627,14 +685,10 @@ async def test_what_was_done_before_a_failure_is_reported(
         return await whole(tenant, ids)
 
     monkeypatch.setattr(office.letters, "whole", fails_later)
-    redrive = Redrive(
-        settings=office.settings, pool=office.pool, streams=office.streams,
-        executor=office.executor,
-    )  # fmt: skip
     totals = Totals()
 
     async def run() -> None:
-        async for step in redrive.run(office.tenant, Filter(), dry_run=False):
+        async for step in office.redrive().run(office.tenant, Filter()):
             totals.add(step.proofs)
 
     with pytest.raises(StoreUnavailable):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from iotistica import ledger
-from iotistica._native import Batch
+from iotistica._native import Batch, Reject, Tally
 from iotistica.streams import DeadLetter, Letter
 
 _COMMIT = "commit"
@@ -108,28 +108,42 @@ class Totals:
             if proof.faults:
                 self.reasons[proof.faults[0].reason] += 1
 
+    def described(self) -> dict[str, Any]:
+        """For JSON."""
+        names = ("letters", "passed", "still_bad", "failed", "inserted", "duplicate", "rejected")
+        return {name: getattr(self, name) for name in names} | {"reasons": dict(self.reasons)}
 
-def encoded(letter: Letter, batch: Batch, inserted: int) -> Proof:
-    """Proof of a letter whose rows are committed."""
-    faults = tuple(
-        Fault(
-            stage=reject.stage,
-            reason=reject.reason,
-            detail=reject.detail,
-            readings=reject.readings,
+
+def encoded(letters: Sequence[Letter], batch: Batch, inserted: int) -> list[Proof]:
+    """Proofs of letters whose rows are committed.
+
+    `inserted`: all rows of the batch or none of them, unless there is one letter.
+    """
+    tallies_of: dict[int, list[Tally]] = defaultdict(list)
+    faults_of: dict[int, list[Fault]] = defaultdict(list)
+    for tally in batch.tallies:
+        tallies_of[tally.entry].append(tally)
+    for reject in batch.rejects:
+        faults_of[reject.entry].append(_fault(reject))
+    proofs = []
+    for index, letter in enumerate(letters):
+        tallies, faults = tallies_of[index], tuple(faults_of[index])
+        rows = sum(tally.rows for tally in tallies)
+        stored = min(rows, inserted)
+        inserted -= stored
+        proofs.append(
+            Proof(
+                id=letter.id,
+                tenant=letter.tenant,
+                agent=_agent(letter, tallies),
+                result=Result.STILL_BAD if faults else Result.PASSED,
+                inserted=stored,
+                duplicate=rows - stored + sum(one.duplicates + one.collisions for one in tallies),
+                faults=faults,
+                counts=_counts(tallies, stored),
+            )
         )
-        for reject in batch.rejects
-    )
-    return Proof(
-        id=letter.id,
-        tenant=letter.tenant,
-        agent=_agent(letter, batch),
-        result=Result.STILL_BAD if faults else Result.PASSED,
-        inserted=inserted,
-        duplicate=batch.rows - inserted + batch.duplicates,
-        faults=faults,
-        counts=_counts(batch, inserted),
-    )
+    return proofs
 
 
 def refused(letter: Letter, batch: Batch, error: BaseException) -> Proof:
@@ -146,7 +160,7 @@ def refused(letter: Letter, batch: Batch, error: BaseException) -> Proof:
         detail=str(error),
         readings=batch.readings,
     )
-    return still_bad(letter, fault, agent=_agent(letter, batch), counts=+counts)
+    return still_bad(letter, fault, agent=_agent(letter, batch.tallies), counts=+counts)
 
 
 def still_bad(
@@ -199,19 +213,24 @@ def whole_message(agent: str) -> dict[str, int]:
     return {ledger.field(agent, counter): 1 for counter in (ledger.ACCEPTED, ledger.SETTLED)}
 
 
-def _agent(letter: Letter, batch: Batch) -> str:
-    known = (tally.agent for tally in batch.tallies)
-    return next((agent for agent in known if agent), letter.dead.agent)
+def _fault(reject: Reject) -> Fault:
+    return Fault(
+        stage=reject.stage, reason=reject.reason, detail=reject.detail, readings=reject.readings
+    )
 
 
-def _counts(batch: Batch, inserted: int) -> Counter[str]:
+def _agent(letter: Letter, tallies: Sequence[Tally]) -> str:
+    return next((tally.agent for tally in tallies if tally.agent), letter.dead.agent)
+
+
+def _counts(tallies: Sequence[Tally], inserted: int) -> Counter[str]:
     """A replay is one more delivery of the message.
 
     Of an entry with readings of several agents only the sum of the inserted ones is known; it is
     given to them in order.
     """
     counts: Counter[str] = Counter()
-    for tally in batch.tallies:
+    for tally in tallies:
         stored = min(tally.rows, inserted)
         inserted -= stored
         amounts = {

@@ -1,13 +1,13 @@
 """Replays dead letters.
 
-The order is the promise: rows are committed, then the letter is removed and counted in one step. A
-crash in between leaves a letter whose rows are there; to replay it again inserts nothing.
+The order is the promise: rows are committed, then their letters are removed and counted in one
+step. A crash in between leaves letters whose rows are there; to replay them again inserts nothing.
 """
 
 from __future__ import annotations
 
-import asyncio
 import uuid
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -32,20 +32,20 @@ from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
 from iotistica.store.pool import Pool, is_refusal, is_too_slow, unavailable
 from iotistica.store.readings import ReadingStore
-from iotistica.store.rehearsal import rehearse_again
 from iotistica.store.tenants import tenant_ids
+from iotistica.store.trial import trial
 from iotistica.streams import Filter, Letter, Streams
 from iotistica.streams.letter import is_id
-from iotistica.streams.letters import portions
+from iotistica.streams.letters import Resolution, portions
 
-_AT_ONCE = 4
-"""Each letter is a transaction of its own, and commits that come together share one fsync."""
+_PARTS = 8
+"""Into so many is divided what PostgreSQL does not take as a whole."""
 _MAX_ENCODERS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """Letters that were tried one after the other."""
+    """Letters that were tried together."""
 
     proofs: Sequence[Proof]
     examined: int
@@ -55,31 +55,35 @@ class Step:
 
 
 class Redrive:
-    """One replay. It looks up tenants, agents and dictionaries as they are now."""
+    """One replay, or with `dry_run` its rehearsal, which changes nothing anywhere.
+
+    Tenants, agents and dictionaries are looked up as they are now.
+    """
 
     def __init__(
-        self, *, settings: Settings, pool: Pool, streams: Streams, executor: Executor
+        self,
+        *,
+        settings: Settings,
+        pool: Pool,
+        streams: Streams,
+        executor: Executor,
+        dry_run: bool,
     ) -> None:
         self._settings = settings
         self._pool = pool
         self._streams = streams
         self._executor = executor
+        self._dry_run = dry_run
         self._store = ReadingStore(pool)
         self._agents = AgentStore(pool)
         self._encoders: dict[str, Encoder] = {}
         self._tenants: set[str] | None = None
 
     async def run(
-        self,
-        tenant: str,
-        where: Filter,
-        *,
-        dry_run: bool,
-        cursor: str | None = None,
-        limit: int | None = None,
+        self, tenant: str, where: Filter, *, cursor: str | None = None, limit: int | None = None
     ) -> AsyncIterator[Step]:
         """Replay what matches, oldest first, `limit` letters at the most; those that are written
-        from now on are left alone. With `dry_run` nothing changes anywhere.
+        from now on are left alone.
 
         Raises `StoreUnavailable`, `BadRequest` for the cursor; what was reported until then is
         done.
@@ -91,7 +95,7 @@ class Redrive:
             for ids in portions(page.letters):
                 ids = ids if limit is None else ids[: limit - tried]
                 tried += len(ids)
-                proofs, error = await self._portion(await letters.whole(tenant, ids), dry_run)
+                proofs, error = await self._portion(await letters.whole(tenant, ids))
                 rest = None if where.ids else f"{ids[-1]}/{upto}"
                 yield Step(proofs=proofs, examined=len(ids), cursor=rest)
                 if error is not None:
@@ -101,48 +105,41 @@ class Redrive:
             rest = page.cursor and f"{page.cursor}/{upto}"
             yield Step(proofs=(), examined=page.examined - len(page.letters), cursor=rest)
 
-    async def _portion(
-        self, letters: Sequence[Letter], dry_run: bool
-    ) -> tuple[list[Proof], Exception | None]:
-        """Proofs of the letters that were tried, and what kept the others from it."""
-        gate, errors = asyncio.Semaphore(_AT_ONCE), list[Exception]()
+    async def _portion(self, letters: Sequence[Letter]) -> tuple[list[Proof], Exception | None]:
+        """Proofs of the letters that were decided, and what kept the others from it."""
+        done: list[Proof] = []
+        known_as: dict[str, str] = {}
+        error = None
+        try:
+            for tenant, own in (await self._sorted(letters, known_as, done)).items():
+                messages = []
+                for letter in own:
+                    # Dictionaries first: messages may need them.
+                    if (topic := _dictionary_of(letter)) is not None:
+                        await self._settle(done, [letter], [await self._keep(letter, topic.agent)])
+                    else:
+                        messages.append(letter)
+                await self._try(tenant, messages, done)
+        except Exception as found:
+            error = found
+        return [replace(proof, id=known_as.get(proof.id, proof.id)) for proof in done], error
 
-        async def tried(letter: Letter) -> list[Proof]:
-            async with gate:
-                try:
-                    return [] if errors else [await self._replay(letter, dry_run=dry_run)]
-                except Exception as error:
-                    errors.append(error)
-                    return []
-
-        proofs: list[Proof] = []
-        # Dictionaries first: messages may need them.
-        for is_telemetry in (False, True):
-            some = [one for one in letters if (_dictionary_of(one) is None) is is_telemetry]
-            for found in await asyncio.gather(*map(tried, some)):
-                proofs += found
-        return proofs, errors[0] if errors else None
-
-    async def _replay(self, letter: Letter, *, dry_run: bool) -> Proof:
-        known_as, home = letter.id, await self._home(letter)
-        if home not in (None, letter.tenant):
-            moved = self._streams.letters.move
-            letter = replace(letter, tenant=home) if dry_run else await moved(letter, home)
-        if home is None:
-            proof = still_bad(letter, _homeless(letter))
-        elif (topic := _dictionary_of(letter)) is not None:
-            proof = await self._dictionary(letter, topic.agent, dry_run=dry_run)
-        else:
-            proof = await self._telemetry(letter, dry_run=dry_run)
-        if not dry_run and proof.result is not Result.FAILED:
-            await self._streams.letters.resolve(
-                letter.tenant,
-                letter.id,
-                counts=proof.counts,
-                instead=instead_of(letter, proof, now=datetime.now(UTC)),
-            )
-            metrics.DEAD_LETTERS_REPLAYED.labels(proof.result.value).inc()
-        return replace(proof, id=known_as)
+    async def _sorted(
+        self, letters: Sequence[Letter], known_as: dict[str, str], done: list[Proof]
+    ) -> dict[str, list[Letter]]:
+        """Letters by the tenant whose they are; strays go there, those of nobody stay strays."""
+        homes: dict[str, list[Letter]] = defaultdict(list)
+        for letter in letters:
+            home = await self._home(letter)
+            if home is None:
+                await self._settle(done, [letter], [still_bad(letter, _homeless(letter))])
+                continue
+            own = replace(letter, tenant=home)
+            if home != letter.tenant and not self._dry_run:
+                own = await self._streams.letters.move(letter, home)
+                known_as[own.id] = letter.id
+            homes[home].append(own)
+        return homes
 
     async def _home(self, letter: Letter) -> str | None:
         """The tenant whose letter it is; None for a stray whose tenant does not exist."""
@@ -153,33 +150,46 @@ class Redrive:
         topic = _topic_of(letter)
         return topic.tenant if topic is not None and topic.tenant in self._tenants else None
 
-    async def _telemetry(self, letter: Letter, *, dry_run: bool) -> Proof:
-        batch = await self._encode(letter)
+    async def _try(self, tenant: str, letters: Sequence[Letter], done: list[Proof]) -> None:
+        """Decide letters together, or in parts where that does not tell what became of each."""
+        proofs = await self._together(tenant, letters) if letters else []
+        if proofs is not None:
+            await self._settle(done, letters, proofs)
+            return
+        step = -(-len(letters) // _PARTS)
+        for at in range(0, len(letters), step):
+            await self._try(tenant, letters[at : at + step], done)
+
+    async def _together(self, tenant: str, letters: Sequence[Letter]) -> list[Proof] | None:
+        """Proofs; None where nothing was done, because it must be done in parts."""
+        single = letters[0] if len(letters) == 1 else None
+        batch = await self._encode(tenant, letters)
+        if batch.waiting:  # a batch has room for so many rows only
+            return [undecided(single, "it waits for room in a batch")] if single else None
         try:
-            inserted = await self._commit(batch, dry_run=dry_run)
+            inserted = await self._commit(batch, is_single=single is not None)
         except StoreUnavailable as error:
             if not is_too_slow(error.__cause__ or error):
                 raise
-            return undecided(letter, str(error))
+            return [undecided(single, str(error))] if single else None
         except Exception as error:
             if not is_refusal(error):
                 raise
-            return refused(letter, batch, error)
-        return encoded(letter, batch, inserted)
+            return [refused(single, batch, error)] if single else None
+        return None if inserted is None else encoded(letters, batch, inserted)
 
-    async def _encode(self, letter: Letter) -> Batch:
+    async def _encode(self, tenant: str, letters: Sequence[Letter]) -> Batch:
         """Encode as ingestion does, learning agents and dictionaries as long as that helps."""
-        encoder, entries = self._encoder(letter.tenant), [letter.dead.entry()]
+        encoder, entries = self._encoder(tenant), [letter.dead.entry() for letter in letters]
         asked: set[tuple[str, str | None]] = set()
         batch = await encoder.encode(entries)
-        while batch.waiting:
-            learned = await encoder.look_up(batch.waiting)
-            wanted = {(one.needs, one.agent) for one in batch.waiting}
-            helps = all(learned.helps(one) for one in batch.waiting) and not wanted <= asked
+        while unknown := [one for one in batch.waiting if one.needs != "room"]:
+            wanted = {(one.needs, one.agent) for one in unknown}
+            helps = not wanted <= asked
             asked |= wanted
+            if helps:
+                await encoder.look_up(unknown)
             batch = await encoder.encode(entries, final=not helps)
-            if not helps:
-                break
         return batch
 
     def _encoder(self, tenant: str) -> Encoder:
@@ -195,22 +205,32 @@ class Redrive:
             )
         return self._encoders[tenant]
 
-    async def _commit(self, batch: Batch, *, dry_run: bool) -> int:
-        """Rows inserted. Raises `StoreUnavailable`, and what asyncpg raises for the data."""
-        if not batch.copy.rows:
-            return 0
-        with unavailable("replay a dead letter"):
-            if dry_run:
-                return await rehearse_again(self._pool, batch)
-            inserted = await self._store.commit_again(batch)
-            await self._store.upsert_latest(batch)
-            return inserted
+    async def _commit(self, batch: Batch, *, is_single: bool) -> int | None:
+        """Rows inserted. None where some of several letters were there and others not: then it
+        does not tell which, and nothing is kept.
 
-    async def _dictionary(self, letter: Letter, agent: str, *, dry_run: bool) -> Proof:
+        Raises `StoreUnavailable`, and what asyncpg raises for the data.
+        """
+        rows = batch.copy.rows
+        if not rows:
+            return 0
+        with unavailable("replay dead letters"):
+            if not self._dry_run:
+                # In a transaction of their own: who makes partitions keeps other makers out.
+                await self._store.make_days(batch.days)
+            async with trial(self._pool) as attempt:
+                inserted = await attempt.store.commit_again(batch)
+                is_clear = is_single or inserted in (0, rows)
+                attempt.kept = is_clear and not self._dry_run
+            if attempt.kept:
+                await self._store.upsert_latest(batch)
+        return inserted if is_clear else None
+
+    async def _keep(self, letter: Letter, agent: str) -> Proof:
         """Store a key-compaction dictionary, unless a newer one has come meanwhile."""
         fault = None
         try:
-            version = int(dictionaries.parse_message(letter.dead.data)["version"])
+            version = dictionaries.version(letter.dead.data)
         except BadRequest as error:
             fault = Fault(stage="bridge", reason="invalid_dictionary", detail=str(error))
         else:
@@ -220,7 +240,7 @@ class Redrive:
         if fault is not None:
             return still_bad(letter, fault)
         known = await self._streams.dictionary(agent)
-        if not dry_run and (known is None or known[0] < version):
+        if not self._dry_run and (known is None or known[0] < version):
             await self._streams.put_dictionary(agent, letter.dead.data)
         counts = whole_message(agent)
         return Proof(id=letter.id, tenant=letter.tenant, agent=agent, counts=counts)
@@ -231,6 +251,28 @@ class Redrive:
         except ValueError:
             return False
         return uuids == await self._agents.agents_of(tenant, uuids)
+
+    async def _settle(
+        self, done: list[Proof], letters: Sequence[Letter], proofs: Sequence[Proof]
+    ) -> None:
+        """Remove what passed, replace what is still bad, leave what was not decided."""
+        decided = [
+            (letter, proof)
+            for letter, proof in zip(letters, proofs, strict=True)
+            if proof.result is not Result.FAILED
+        ]
+        if decided and not self._dry_run:
+            now = datetime.now(UTC)
+            resolutions = [
+                Resolution(
+                    id=letter.id, counts=proof.counts, instead=instead_of(letter, proof, now=now)
+                )
+                for letter, proof in decided
+            ]
+            await self._streams.letters.resolve(letters[0].tenant, resolutions)
+            for _, proof in decided:
+                metrics.DEAD_LETTERS_REPLAYED.labels(proof.result.value).inc()
+        done += proofs
 
 
 def _position(cursor: str) -> tuple[str, str]:

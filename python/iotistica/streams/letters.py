@@ -56,6 +56,34 @@ class Summary:
             self.stages[letter.dead.stage] += 1
             self.agents[letter.dead.agent] += 1
 
+    def described(self) -> dict[str, Any]:
+        """For JSON, the largest counts first."""
+        return {
+            "letters": self.letters,
+            "readings": self.readings,
+            "reasons": dict(self.reasons.most_common()),
+            "stages": dict(self.stages.most_common()),
+            "agents": dict(self.agents.most_common()),
+            "complete": self.complete,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """What becomes of a letter that was replayed."""
+
+    id: str
+    counts: Mapping[str, int]
+    """For the loss ledger."""
+    instead: DeadLetter | None = None
+    """What takes its place."""
+
+    def arguments(self, tenant: str) -> Iterator[Argument]:
+        """What `resolve.lua` reads, after its keys."""
+        fields = [] if self.instead is None else self.instead.fields(tenant)
+        yield from (self.id, len(fields), *fields)
+        yield from (part for pair in self.counts.items() for part in pair)
+
 
 class Letters:
     """Finds and removes dead letters. Every method raises `StoreUnavailable`.
@@ -210,26 +238,19 @@ class Letters:
             removed = await self.remove(tenant, [letter.id for letter in page.letters])
             yield page.examined, removed
 
-    async def resolve(
-        self,
-        tenant: str,
-        letter_id: str,
-        *,
-        counts: Mapping[str, int],
-        instead: DeadLetter | None = None,
-    ) -> bool:
-        """Remove a letter that was replayed, write the one in its place, and count, in one step.
+    async def resolve(self, tenant: str, resolutions: Sequence[Resolution]) -> int:
+        """Remove letters that were replayed, write those in their place, and count, all at once;
+        how many were still there.
 
-        False where it was gone already: then nothing takes its place, but what was done counts.
+        Nothing takes the place of one that was gone already, but what was done counts.
         """
-        fields = [] if instead is None else instead.fields(tenant)
-        flat = [part for pair in counts.items() for part in pair]
-        arguments: tuple[Argument, ...] = (
-            *(2, keys.dead_letter_stream(tenant), keys.ledger(tenant)),
-            *(letter_id, len(fields), *fields, *flat),
-        )
-        with unavailable("settle a dead letter"):
-            return bool((await transact(self._redis, ("EVAL", _RESOLVE, *arguments)))[0])
+        redis_keys = (keys.dead_letter_stream(tenant), keys.ledger(tenant))
+        commands = [
+            ("EVAL", _RESOLVE, len(redis_keys), *redis_keys, *one.arguments(tenant))
+            for one in resolutions
+        ]
+        with unavailable("settle dead letters"):
+            return sum(await transact(self._redis, *commands))
 
     async def move(self, letter: Letter, tenant: str) -> Letter:
         """Give a whole letter to the tenant whose it turned out to be.
