@@ -131,9 +131,10 @@ async def purged(place: Place, where: Filter) -> int:
     async with _connected(place) as streams:
         total = len(where.ids) or await streams.letters.count(place.tenant)
         with _meter("purging", total) as meter:
-            async for examined, gone in streams.letters.purge(place.tenant, where):
+            upto = await streams.letters.newest(place.tenant)
+            async for page, gone in streams.letters.purge(place.tenant, where, upto=upto):
                 removed += gone
-                meter.advance(examined)
+                meter.advance(page.examined)
     return removed
 
 

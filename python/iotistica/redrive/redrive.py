@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -35,8 +35,7 @@ from iotistica.store.readings import ReadingStore
 from iotistica.store.tenants import tenant_ids
 from iotistica.store.trial import trial
 from iotistica.streams import Filter, Letter, Streams
-from iotistica.streams.letter import is_id
-from iotistica.streams.letters import Resolution, portions
+from iotistica.streams.letters import Resolution, cursor_of, portions, position
 
 _PARTS = 8
 """Into so many is divided what PostgreSQL does not take as a whole."""
@@ -81,7 +80,7 @@ class Redrive:
 
     async def run(
         self, tenant: str, where: Filter, *, cursor: str | None = None, limit: int | None = None
-    ) -> AsyncIterator[Step]:
+    ) -> AsyncGenerator[Step, None]:
         """Replay what matches, oldest first, `limit` letters at the most; those that are written
         from now on are left alone.
 
@@ -89,20 +88,20 @@ class Redrive:
         done.
         """
         letters = self._streams.letters
-        after, upto = _position(cursor) if cursor else (None, await letters.newest(tenant))
+        after, upto = position(cursor) if cursor else (None, await letters.newest(tenant))
         tried = 0
         async for page in letters.pages(tenant, where, after=after, upto=upto):
             for ids in portions(page.letters):
                 ids = ids if limit is None else ids[: limit - tried]
                 tried += len(ids)
                 proofs, error = await self._portion(await letters.whole(tenant, ids))
-                rest = None if where.ids else f"{ids[-1]}/{upto}"
+                rest = None if where.ids else cursor_of(ids[-1], upto)
                 yield Step(proofs=proofs, examined=len(ids), cursor=rest)
                 if error is not None:
                     raise error
                 if tried == limit:
                     return
-            rest = page.cursor and f"{page.cursor}/{upto}"
+            rest = cursor_of(page.cursor, upto)
             yield Step(proofs=(), examined=page.examined - len(page.letters), cursor=rest)
 
     async def _portion(self, letters: Sequence[Letter]) -> tuple[list[Proof], Exception | None]:
@@ -273,14 +272,6 @@ class Redrive:
             for _, proof in decided:
                 metrics.DEAD_LETTERS_REPLAYED.labels(proof.result.value).inc()
         done += proofs
-
-
-def _position(cursor: str) -> tuple[str, str]:
-    """Where to go on, and the last id of interest. Raises `BadRequest`."""
-    after, _, upto = cursor.partition("/")
-    if not (is_id(after) and is_id(upto)):
-        raise BadRequest(f"cursor {cursor[:64]!r} is not one that an earlier answer gave")
-    return after, upto
 
 
 def _topic_of(letter: Letter) -> Topic | None:

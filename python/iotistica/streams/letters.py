@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 from redis.asyncio import Redis
 
 from iotistica import keys
+from iotistica.errors import BadRequest
 from iotistica.streams.client import Argument, entries, execute, transact, unavailable
-from iotistica.streams.letter import DeadLetter, Filter, Letter, parse
+from iotistica.streams.letter import DeadLetter, Filter, Letter, is_id, parse
 
 _SCRIPTS = resources.files("iotistica.streams")
 _HEADS = _SCRIPTS.joinpath("heads.lua").read_text("utf-8")
@@ -139,7 +140,7 @@ class Letters:
 
     async def pages(
         self, tenant: str, where: Filter, *, after: str | None = None, upto: str | None = None
-    ) -> AsyncIterator[Page]:
+    ) -> AsyncGenerator[Page, None]:
         """All pages, oldest letter first. Ids are looked up, not searched for."""
         ids = sorted(where.ids, key=_order)
         for at in range(0, len(ids), PAGE):
@@ -232,11 +233,12 @@ class Letters:
                 removed += await execute(self._redis, "XDEL", stream, *ids[at : at + PAGE])
         return removed
 
-    async def purge(self, tenant: str, where: Filter) -> AsyncIterator[tuple[int, int]]:
-        """Remove what matches, page by page; after each, how many it examined and removed."""
-        async for page in self.pages(tenant, where, upto=await self.newest(tenant)):
-            removed = await self.remove(tenant, [letter.id for letter in page.letters])
-            yield page.examined, removed
+    async def purge(
+        self, tenant: str, where: Filter, *, after: str | None = None, upto: str
+    ) -> AsyncGenerator[tuple[Page, int], None]:
+        """Remove what matches up to an id, page by page; each page, and how many it lost."""
+        async for page in self.pages(tenant, where, after=after, upto=upto):
+            yield page, await self.remove(tenant, [letter.id for letter in page.letters])
 
     async def resolve(self, tenant: str, resolutions: Sequence[Resolution]) -> int:
         """Remove letters that were replayed, write those in their place, and count, all at once;
@@ -277,6 +279,19 @@ def portions(letters: Sequence[Letter]) -> Iterator[list[str]]:
         room -= letter.size
     if ids:
         yield ids
+
+
+def cursor_of(after: str | None, upto: str) -> str | None:
+    """Where to go on later, and the last id of interest; None at the end."""
+    return after and f"{after}/{upto}"
+
+
+def position(cursor: str) -> tuple[str, str]:
+    """The same taken apart. Raises `BadRequest`."""
+    after, _, upto = cursor.partition("/")
+    if not (is_id(after) and is_id(upto)):
+        raise BadRequest(f"cursor {cursor[:64]!r} is not one that an earlier answer gave")
+    return after, upto
 
 
 def _order(letter_id: str) -> tuple[int, int]:
