@@ -58,8 +58,8 @@ class Settlement:
     spooled: str = ""
     """Name of the batch on disk that holds the entries from now on."""
     unspooled: str = ""
-    """Name of the batch on disk that is done; what it leaves is written once, however often
-    this is called."""
+    """Name of the batch on disk that is done, of which `ids` are the entries; what it leaves is
+    written once, however often this is called."""
     unspooled_counts: Counts = field(default_factory=dict)
     """Counted where the batch was once settled as `spooled`."""
 
