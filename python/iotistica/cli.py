@@ -11,6 +11,7 @@ import typer
 
 from iotistica import audit_command, quota_command, spool_command
 from iotistica.command import DataDir, Json, failures
+from iotistica.dlq import command as dlq_command
 from iotistica.settings import Settings
 from iotistica.simulator.plan import Format, Plan
 from iotistica.written import Input
@@ -196,6 +197,7 @@ def decode(
 
 
 app.command(help=audit_command.HELP)(audit_command.audit)
+app.add_typer(dlq_command.app, name="dlq")
 app.add_typer(quota_command.app, name="quota")
 app.add_typer(spool_command.app, name="spool")
 

@@ -85,6 +85,9 @@ READINGS_DROPPED = _counter(
     "readings_dropped_total", "Readings without content, such as metadata nodes"
 )
 DEAD_LETTERS = _counter("dead_letters_total", "Entries written to the dead-letter stream", "stage")
+DEAD_LETTERS_REPLAYED = _counter(
+    "dead_letters_replayed_total", "Dead letters tried once more", "result"
+)
 WRITES = _counter("ingestion_writes_total", "Batches committed", "path")
 WRITE_FAILURES = _counter(
     "ingestion_write_failures_total", "Batches that PostgreSQL did not take", "kind"
@@ -112,6 +115,12 @@ STREAM_PENDING = _gauge(
     "ingestion_pending_entries", "Entries delivered and not acknowledged", "tenant"
 )
 DLQ_LENGTH = _gauge("dead_letter_entries", "Entries in the dead-letter stream", "tenant")
+DLQ_BOUND = _gauge(
+    "dead_letter_bound_ratio", "Dead letters against dlq_max_entries; nothing is trimmed", "tenant"
+)
+DLQ_SHARE = _gauge(
+    "dead_letter_share", "Share of the last minute's messages that became dead letters", "tenant"
+)
 
 # Loss ledger: by the process that keeps it for the tenant; since Redis last lost its data
 LEDGER_MESSAGES = _gauge(

@@ -31,6 +31,8 @@ FORBIDDEN = {
     "api/routes/": ("ingestion", "simulator", "embedded", "up", "api.robyn_app"),
     "api/": ("ingestion", "simulator", "embedded", "up"),
     "ingestion/": ("api", "simulator", "embedded", "up", "mqtt"),
+    "redrive/": ("api", "ingestion", "simulator", "embedded", "up", "mqtt", "dlq"),
+    "encoder.py": ("api", "ingestion", "simulator", "embedded", "up", "mqtt", "redrive"),
     "embedded/": ("api", "ingestion", "simulator", "up"),
     "simulator/": ("api", "ingestion", "up"),
 }

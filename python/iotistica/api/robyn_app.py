@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from robyn import Headers, Response, Robyn
@@ -17,6 +18,7 @@ from iotistica.api import auth
 from iotistica.api.http import Reply, Request, Table, error_reply
 from iotistica.api.peers import Peers
 from iotistica.api.routes.audit import Audit
+from iotistica.api.routes.dead_letters import DeadLetters
 from iotistica.api.routes.readings import Readings
 from iotistica.api.routes.system import System
 from iotistica.audit.auditor import Auditor
@@ -28,6 +30,8 @@ from iotistica.store.pool import Pool, open_pool
 from iotistica.store.series import SeriesStore
 from iotistica.streams import Streams
 
+_ENCODERS = 1
+"""Threads that decode replayed letters: queries come first."""
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 
 _log = log.get(__name__)
@@ -58,6 +62,13 @@ class Web:
             loop.add_signal_handler(number, self._stop_soon)
         self._pool = await open_pool(self._settings, application_name=self._assignment.name)
         self._streams = Streams(self._settings.require("redis_url"))
+        letters = DeadLetters(
+            self._tokens,
+            settings=self._settings,
+            pool=self._pool,
+            streams=self._streams,
+            executor=ThreadPoolExecutor(_ENCODERS, "encode"),
+        )
         self._peers = Peers(self._assignment.name, self._assignment.parameters["peers"])
         probe = ops.Probe("iotistica-api", ready=self._reasons)
         self._table = Table(
@@ -65,6 +76,7 @@ class Web:
                 *System(probe, self._peers).routes(),
                 *Readings(self._tokens, SeriesStore(self._pool)).routes(),
                 *self._audit().routes(),
+                *letters.routes(),
             ]
         )
         _log.info("web listens", url=f"http://{self._settings.api_host}:{self._settings.api_port}")
@@ -109,8 +121,8 @@ class Web:
                     self._idle.clear()
                     await self._idle.wait()
                 await self._peers.close()
-                await self._pool.close()
                 await self._streams.close()
+                await self._pool.close()
         except TimeoutError:
             _log.warning("requests were cut off", in_flight=self._in_flight)
         sys.stderr.flush()

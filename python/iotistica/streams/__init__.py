@@ -2,7 +2,19 @@
 
 from iotistica.streams.client import Entry
 from iotistica.streams.ledger import InFlight, Ledger
-from iotistica.streams.letters import DeadLetter
+from iotistica.streams.letter import DeadLetter, Filter, Letter
+from iotistica.streams.letters import Letters
 from iotistica.streams.telemetry import Settlement, StreamDepth, Streams
 
-__all__ = ["DeadLetter", "Entry", "InFlight", "Ledger", "Settlement", "StreamDepth", "Streams"]
+__all__ = [
+    "DeadLetter",
+    "Entry",
+    "Filter",
+    "InFlight",
+    "Ledger",
+    "Letter",
+    "Letters",
+    "Settlement",
+    "StreamDepth",
+    "Streams",
+]

@@ -22,7 +22,8 @@ from iotistica.streams.client import (
     unavailable,
 )
 from iotistica.streams.ledger import Ledger
-from iotistica.streams.letters import DeadLetter
+from iotistica.streams.letter import DeadLetter
+from iotistica.streams.letters import Letters
 
 _COMMAND_TIMEOUT_S = 5.0
 _DICTIONARY_TTL_S = 30 * 86_400
@@ -105,6 +106,7 @@ class Streams:
         # time-out must outlast every BLOCK, or the client drops a reply that Redis has delivered.
         self._reader = connect(url, timeout_s=_COMMAND_TIMEOUT_S * 2)
         self.ledger = Ledger(self._redis)
+        self.letters = Letters(self._redis)
 
     async def add(
         self,
