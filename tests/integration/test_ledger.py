@@ -288,8 +288,13 @@ async def test_a_snapshot_of_one_who_no_longer_holds_the_ledger_is_refused(
     assert await store.lease([tenant], "one", seconds=30) == {tenant: "e"}
 
 
-async def test_a_large_ledger_is_kept_less_often(
-    flow: Flow, tenant: str, streams: Streams, store: LedgerStore, connection: asyncpg.Connection
+async def test_a_large_ledger_is_kept_less_often_and_its_loss_noticed_at_once(
+    flow: Flow,
+    tenant: str,
+    streams: Streams,
+    store: LedgerStore,
+    raw: redis.asyncio.Redis,
+    connection: asyncpg.Connection,
 ) -> None:
     keeper = Bookkeeper(streams.ledger, store, period_s=0.0, most_share=1e-6)
     await flow.accept(A)
@@ -297,6 +302,9 @@ async def test_a_large_ledger_is_kept_less_often(
     await flow.accept(A)
     await keeper.run_once([tenant])
     assert (await agents_of(connection))[A]["counters"] == '{"accepted": 1}'
+    await raw.flushall()
+    await keeper.run_once([tenant])
+    assert [loss.in_flight_at_most for loss in await store.losses(tenant)] == [1]
 
 
 # Losing Redis

@@ -80,7 +80,8 @@ class Bookkeeper:
             if now > book.ours_until or book.epoch != known:
                 book.kept.clear()  # others may have written meanwhile
             book.ours_until = now + lease_s
-            if now < book.due:
+            # That Redis has lost its data is noticed at once, whatever the next snapshot costs.
+            if now < book.due and await self._streams.epoch(tenant) == book.epoch:
                 continue
             started = time.monotonic()
             with metrics.LEDGER_SNAPSHOT_SECONDS.time():
