@@ -12,8 +12,9 @@
 //! 7. [`dedup`] sorts by primary key and keeps the last of equal keys.
 //! 8. [`mod@copy`] writes PostgreSQL's binary COPY format.
 //!
-//! [`batch`] composes them, and [`mod@tally`] sums up what became of the messages; [`reject`] lists everything that can be wrong; [`limits`] and
-//! [`context`] are what the caller decides; [`explain`] tells a person what each stage did.
+//! [`batch`] composes them; [`mod@tally`] sums up what became of the messages; [`reject`] lists
+//! everything that can be wrong; [`limits`] and [`context`] are what the caller decides; [`explain`]
+//! tells a person what each stage did.
 
 #![deny(unsafe_code)]
 
@@ -35,6 +36,7 @@ pub mod limits;
 mod msgpack;
 pub mod normalize;
 pub mod reading;
+mod record;
 pub mod reject;
 pub mod rows;
 pub mod tally;
