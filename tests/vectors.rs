@@ -293,6 +293,7 @@ fn copy_stage() {
         let batch = Encoder::new(&context).encode(&[entry], &context, options(false));
         assert_eq!(hex(&batch.copy.bytes), text(&case, "copy"), "{}", case["name"]);
         assert_eq!(hex(&batch.latest.bytes), text(&case, "latest"), "{}", case["name"]);
+        assert_eq!(json!(batch.copy.arrays()), case["arrays"], "{}", case["name"]);
         assert_eq!(json!(batch.days), case["days"], "{}", case["name"]);
     }
 }

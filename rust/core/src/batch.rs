@@ -31,6 +31,8 @@ const BATCH_BYTES: usize = 512 << 20;
 pub struct Batch {
     pub copy: Copy,
     pub latest: Copy,
+    /// Message of each row of `copy`, as an index into `outcomes`.
+    pub sources: Vec<u32>,
     /// Days since 1970 that the rows touch.
     pub days: Vec<i32>,
     /// One for every message, in order.
@@ -284,11 +286,13 @@ impl Encoder {
 
     /// Count what dedup decided for each message.
     fn settle(&self, batch: &mut Batch) {
-        for &row in &self.deduped.kept {
-            batch.outcomes[self.rows.rows[row as usize].message as usize].rows += 1;
+        let message = |row: &u32| self.rows.rows[*row as usize].message;
+        batch.sources = self.deduped.kept.iter().map(message).collect();
+        for &message in &batch.sources {
+            batch.outcomes[message as usize].rows += 1;
         }
         for &(row, differs) in &self.deduped.replaced {
-            let outcome = &mut batch.outcomes[self.rows.rows[row as usize].message as usize];
+            let outcome = &mut batch.outcomes[message(&row) as usize];
             outcome.duplicates += 1;
             outcome.collisions += u32::from(differs);
         }
