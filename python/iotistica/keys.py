@@ -37,6 +37,10 @@ def dead_letter_stream(tenant: str) -> str:
     return f"tenant:{{{tenant}}}:agent:devices:dlq"
 
 
+GENERATION = "iotistica:generation"
+"""Made anew when Redis has lost its data: so that loss is noticed where nothing else would tell."""
+
+
 def device_writers_group(tenant: str) -> str:
     """Consumer group of the ingestion workers."""
     return f"{tenant}:device-writers"

@@ -58,6 +58,7 @@ BRIDGE_HELD = _counter(
 OVER_QUOTA = _counter(
     "over_quota_messages_total", "Messages sent to the backfill stream for their quota", "tenant"
 )
+REDIS_LOSSES = _counter("redis_losses_total", "Times that Redis was seen to have lost its data")
 REDIS_PRESSURE = _gauge("redis_memory_ratio", "Share of its memory that Redis uses")
 BROKER_DROPPED = _gauge(
     "broker_dropped_messages", "Messages the broker says it dropped ($SYS); must stay 0"

@@ -82,6 +82,24 @@ class Settings(BaseSettings):
         SecretStr | None, Field(validation_alias=AliasChoices("REDIS_PASSWORD", "redis_password"))
     ] = None
 
+    # The reference's bounds of the spools, in MiB (reference section 4.3)
+    ingestion_spool_max_size_mb: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            validation_alias=AliasChoices(
+                "INGESTION_SPOOL_MAX_SIZE_MB", "ingestion_spool_max_size_mb"
+            ),
+        ),
+    ] = None
+    disk_spool_max_size_mb: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            validation_alias=AliasChoices("DISK_SPOOL_MAX_SIZE_MB", "disk_spool_max_size_mb"),
+        ),
+    ] = None
+
     # Cloud API
     api_host: str = "127.0.0.1"
     api_port: Annotated[
@@ -194,21 +212,27 @@ class Settings(BaseSettings):
         if file is not None and not Path(file).is_file():
             raise ConfigError(f"IOTISTICA_ENV_FILE is {file}; there is no such file")
         try:
-            return cls(**{"_env_file": file, **overrides})._with_urls()
+            return cls(**{"_env_file": file, **overrides})._composed()
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             name = ".".join(str(part) for part in first["loc"]) or "settings"
             raise ConfigError(f"setting {name}: {first['msg']}") from None
 
-    def _with_urls(self) -> Settings:
-        """Compose the URLs that are given in parts."""
-        urls = {}
+    def _composed(self) -> Settings:
+        """Compose what the reference gives in parts or in other units."""
+        urls: dict[str, Any] = {}
         if self.database_url is None and self.db_host is not None:
             who = _credentials(self.db_user, self.db_password)
             urls["database_url"] = f"postgresql://{who}{self.db_host}:{self.db_port}/{self.db_name}"
         if self.redis_url is None and self.redis_host is not None:
             who = _credentials(self.redis_username or "", self.redis_password)
             urls["redis_url"] = f"redis://{who}{self.redis_host}:{self.redis_port}/0"
+        for field, mib in (
+            ("spool_max_bytes", self.ingestion_spool_max_size_mb),
+            ("api_spool_max_bytes", self.disk_spool_max_size_mb),
+        ):
+            if mib is not None and field not in self.model_fields_set:
+                urls[field] = mib * MIB
         return self.model_copy(update=urls)
 
     def spool_root(self, service: str) -> Path:

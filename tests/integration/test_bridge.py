@@ -440,6 +440,19 @@ async def test_dictionaries_are_kept_before_they_are_acknowledged(world: World) 
         await agent.publish(world.topic("meta/dictionary"), b"", retain=True)
 
 
+async def test_dictionaries_come_back_after_redis_lost_its_data(world: World) -> None:
+    async with world.bridge() as bridge, world.publisher() as agent:
+        await subscribed(bridge)
+        await agent.publish(world.topic("meta/dictionary"), DICTIONARY, retain=True)
+        version = f"dict:{world.agent}:version"
+        await until(lambda: world.redis.get(version))
+        await until(lambda: world.redis.get(keys.GENERATION))
+        await world.redis.flushall()
+        assert await until(lambda: world.redis.get(version)) == b"3"
+        # Not kept for the tests after this one.
+        await agent.publish(world.topic("meta/dictionary"), b"", retain=True)
+
+
 async def test_a_dictionary_that_is_none_is_dead_lettered(world: World) -> None:
     async with world.bridge() as bridge, world.publisher() as agent:
         await subscribed(bridge)

@@ -62,7 +62,8 @@ async def test_a_tenant_that_topics_cannot_name_is_refused(
 
 async def test_a_second_run_applies_nothing(empty_database: str) -> None:
     first = await migrate(empty_database)
-    assert [name.partition("_")[0] for name in first] == ["0001", "0002", "0003"]
+    versions = sorted({migration.version for migration in migrations.available()})
+    assert [int(name.partition("_")[0]) for name in first] == versions
     assert await migrate(empty_database) == []
 
 
@@ -81,7 +82,8 @@ async def test_several_processes_apply_each_file_once(empty_database: str) -> No
         for _ in range(3)
     ]
     outputs = [(await process.communicate())[0] for process in processes]
-    assert sorted(int(output) for output in outputs) == [0, 0, 3]
+    versions = {migration.version for migration in migrations.available()}
+    assert sorted(int(output) for output in outputs) == [0, 0, len(versions)]
 
 
 async def test_timescale_gets_a_hypertable_with_policies(timescale_url: str) -> None:

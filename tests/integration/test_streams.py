@@ -301,3 +301,37 @@ async def test_a_batch_on_disk_is_counted_once(
     assert ledger == {b"a|spooled": b"0", b"a|settled": b"1"}
     await streams.forget_spooled(tenant, "batch")
     assert await raw.exists(f"tenant:{{{tenant}}}:ledger:spooled") == 0
+
+
+async def test_a_batch_on_disk_takes_entries_that_were_not_settled_when_it_was_written(
+    streams: Streams, raw: redis.asyncio.Redis, tenant: str
+) -> None:
+    await streams.ensure_group(tenant)
+    entry_id = await streams.add(tenant, [b"1-0 t", b"p"], counts={"a|accepted": 1})
+    await streams.read(tenant, "c", count=1, block_ms=10)
+    done = Settlement(
+        ids=[entry_id],
+        counts={"a|settled": 1},
+        unspooled="batch",
+        unspooled_counts={"a|spooled": -1},
+    )
+    assert await streams.settle(tenant, done) == []
+    assert (await streams.depth(tenant)).entries == 0
+    # The consumer that had claimed them comes too late.
+    late = Settlement(ids=[entry_id], counts={"a|settled": 1})
+    assert await streams.settle(tenant, late) == [entry_id]
+    ledger = await raw.hgetall(f"tenant:{{{tenant}}}:ledger")
+    assert ledger == {b"a|accepted": b"1", b"a|settled": b"1"}
+
+
+async def test_a_batch_on_disk_whose_entries_were_settled_meanwhile_is_not_counted(
+    streams: Streams, raw: redis.asyncio.Redis, tenant: str
+) -> None:
+    await streams.ensure_group(tenant)
+    entry_id = await streams.add(tenant, [b"1-0 t", b"p"], counts={"a|accepted": 1})
+    await streams.read(tenant, "c", count=1, block_ms=10)
+    await streams.settle(tenant, Settlement(ids=[entry_id], counts={"a|settled": 1}))
+    done = Settlement(ids=[entry_id], counts={"a|settled": 1}, unspooled="batch")
+    assert await streams.settle(tenant, done) == []
+    ledger = await raw.hgetall(f"tenant:{{{tenant}}}:ledger")
+    assert ledger == {b"a|accepted": b"1", b"a|settled": b"1"}

@@ -14,7 +14,9 @@ from iotistica.settings import Settings
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(("IOTISTICA_", "DB_", "REDIS_", "MQTT_", "DATABASE_", "JWT_")):
+        if name.startswith(
+            ("IOTISTICA_", "DB_", "REDIS_", "MQTT_", "DATABASE_", "JWT_", "INGESTION_", "DISK_")
+        ):
             monkeypatch.delenv(name)
 
 
@@ -36,6 +38,11 @@ def test_every_setting_has_a_default() -> None:
         ("IOTISTICA_MAX_DEPTH", "max_depth", "7", 7),
         ("USE_KEY_COMPACTION_POC", "key_compaction", "false", False),
         ("LOG_LEVEL", "log_level", "debug", "debug"),
+        ("MAX_RETRIES", "max_insert_attempts", "7", 7),
+        ("INGESTION_SPOOL_PATH", "spool_dir", "/var/spool/x", Path("/var/spool/x")),
+        ("INGESTION_SPOOL_MAX_SIZE_MB", "spool_max_bytes", "10", 10 << 20),
+        ("DISK_SPOOL_MAX_SIZE_MB", "api_spool_max_bytes", "20", 20 << 20),
+        ("REDIS_MEMORY_HIGH_WATERMARK_PCT", "redis_memory_high_pct", "80", 80.0),
     ],
 )
 def test_names_and_aliases(

@@ -66,12 +66,18 @@ class Bridge:
             asyncio.create_task(work)
             for work in (self._pressure.watch(), self._outlet.replay(), self._tenants.warm_up())
         ]
+        keeping = asyncio.create_task(self._keep_session(stop))
+        running = {keeping, *chores}
         try:
-            await self._keep_session(stop)
+            # A chore that a defect ends must end the process, which is then started again.
+            while not keeping.done():
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
         finally:
-            for chore in chores:
-                chore.cancel()
-            await asyncio.gather(*chores, return_exceptions=True)
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
     async def _keep_session(self, stop: asyncio.Event) -> None:
         backoff = Backoff(first_s=0.1, most_s=10.0)
@@ -98,6 +104,14 @@ class Bridge:
         except mqtt.Refused:
             _log.warning("the broker does not show its dropped counter")
 
+    async def _restore_dictionaries(self, session: mqtt.Session) -> None:
+        """Whenever Redis has lost its data, let the broker send again what it retains."""
+        while True:
+            await self._pressure.lost.wait()
+            self._pressure.lost.clear()
+            if self._settings.key_compaction:
+                await session.subscribe(keys.DICTIONARY_FILTER)
+
     def _opened(self, session: mqtt.Session) -> None:
         self.broker_error = None
         metrics.BRIDGE_CONNECTED.set(1)
@@ -117,7 +131,10 @@ class Bridge:
             tenants=self._tenants,
             routes=self._routes,
         )
-        receiving = asyncio.create_task(inbound.run())
+        work = [
+            asyncio.create_task(inbound.run()),
+            asyncio.create_task(self._restore_dictionaries(session)),
+        ]
         stopping = asyncio.create_task(stop.wait())
         try:
             # While messages are already moved: a resumed session brings as many as the window
@@ -125,15 +142,17 @@ class Bridge:
             await self._subscribe(session)
             self._opened(session)
             opened()
-            await asyncio.wait((receiving, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if receiving.done():
-                receiving.result()
-            receiving.cancel()
+            await asyncio.wait((*work, stopping), return_when=asyncio.FIRST_COMPLETED)
+            for task in work:
+                if task.done():
+                    task.result()
+                task.cancel()
             await inbound.finish(self._settings.stop_grace_s / 2)
         finally:
-            receiving.cancel()
+            for task in work:
+                task.cancel()
             stopping.cancel()
-            await asyncio.gather(receiving, stopping, return_exceptions=True)
+            await asyncio.gather(*work, stopping, return_exceptions=True)
             await inbound.cancel()
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from dataclasses import dataclass
 
-from iotistica import metrics
+from iotistica import log, metrics
 from iotistica.errors import StoreUnavailable
 from iotistica.keys import Feed
 from iotistica.settings import Settings
 from iotistica.streams import Streams
 
+_LOG = log.get(__name__)
 _PERIOD_S = 1.0
 _RELEASE = 0.8
 """A mark is passed downwards at this share of it, so that nothing flaps."""
@@ -39,6 +41,9 @@ class Pressure:
         self._depths: dict[tuple[str, Feed], Mark] = {}
         self._seen: set[str] = set()
         self._level = 0.0
+        self._generation: str | None = None
+        self.lost = asyncio.Event()
+        """Set when Redis has lost its data; whoever acts on it clears it."""
         self.error: str | None = "Redis has not answered yet"
         """Why the last look failed."""
 
@@ -79,6 +84,12 @@ class Pressure:
 
     async def look(self) -> None:
         """Measure once. Raises `StoreUnavailable`."""
+        generation = await self._streams.generation(uuid.uuid4().hex)
+        if self._generation not in (None, generation):
+            _LOG.error("Redis has lost its data")
+            metrics.REDIS_LOSSES.inc()
+            self.lost.set()
+        self._generation = generation
         self._level = await self._streams.memory_ratio()
         self._memory.see(self._level)
         metrics.REDIS_PRESSURE.set(self._level)

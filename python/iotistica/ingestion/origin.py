@@ -110,6 +110,7 @@ class FromSpool:
         found = tally.settlement(self._books)
         await self.settle_as(
             Settlement(
+                ids=found.ids,
                 letters=found.letters,
                 counts=found.counts,
                 unspooled=self._batch.name,

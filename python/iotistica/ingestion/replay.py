@@ -28,6 +28,8 @@ class Replayer:
         self._spool = station.spool
         self._lane_of = lane_of
         self._adopt_at = 0.0
+        self._last = ""
+        """The segment that failed last."""
 
     async def run(self) -> None:
         """Replay until the process stops."""
@@ -53,19 +55,26 @@ class Replayer:
             await self._spool.adopt()
         if self._station.breaker.retry_after_s():
             return False
-        name = self._spool.oldest()
+        name = self._next()
         if name is None:
             await self._probe()
             return False
+        self._last = name
         batches, damage = await self._spool.read(name)
         for batch in batches:
             if not await self._deliver(batch):
                 return False
+        self._last = ""
         await self._spool.done(name, damage)
         metrics.SPOOL_REPLAYED.inc()
         for batch in batches:
             await self._station.streams.forget_spooled(batch.tenant, batch.name)
         return True
+
+    def _next(self) -> str | None:
+        """The oldest segment; after one that failed the next, so that it does not block them."""
+        names = self._spool.names()
+        return next((name for name in names if name > self._last), names[0] if names else None)
 
     async def _probe(self) -> None:
         """Find out about PostgreSQL also when nothing is to be written."""

@@ -8,8 +8,11 @@
 --       then the name of a batch and what happens to it: "" nothing, "put", "take";
 --       then ledger fields and increments that hold only where a batch is taken that was put
 -- Gives the ids that are settled already, by another consumer or by an earlier call whose reply
--- was lost; where there is one, nothing was done. `false` where the group does not exist: Redis lost
--- its data, then letters and backfill entries are kept, and nothing is counted.
+-- was lost; where there is one, nothing was done. `false` where letters and backfill entries were
+-- kept and nothing was counted: the group does not exist, as Redis lost its data and with it what
+-- had been counted.
+-- A batch that is taken from disk takes its entries from the stream too, if they are there still: its
+-- process ended between writing it and settling them.
 local at = 0
 local function take()
     at = at + 1
@@ -34,22 +37,21 @@ local group, ids = take(), list()
 local letters, backfill, counts = lists(), lists(), list()
 local batch, what, taken = take(), take(), list()
 
-local lost, gone = false, {}
+local lost, pending, gone = false, {}, {}
 for _, id in ipairs(ids) do
-    local pending = redis.pcall('XPENDING', KEYS[1], group, id, id, 1)
-    if pending.err then
+    local found = redis.pcall('XPENDING', KEYS[1], group, id, id, 1)
+    if found.err then
         lost = true
         break
     end
-    if #pending == 0 then
-        gone[#gone + 1] = id
-    end
+    local place = #found > 0 and pending or gone
+    place[#place + 1] = id
 end
-if #gone > 0 then
+if #gone > 0 and what ~= 'take' then
     return gone
 end
 
-local was_put = false
+local was_put, counted = false, not lost
 if what == 'put' then
     redis.call('HSET', KEYS[5], batch, 'put')
 elseif what == 'take' then
@@ -58,15 +60,15 @@ elseif what == 'take' then
         return {batch}
     end
     was_put = state == 'put'
+    -- Neither put nor pending: whoever had its entries settled them, or Redis lost its data.
+    counted = was_put or #pending > 0
     redis.call('HSET', KEYS[5], batch, 'taken')
 end
 
-if not lost then
-    for i = 1, #ids, 1000 do
-        local some = {unpack(ids, i, math.min(i + 999, #ids))}
-        redis.call('XACK', KEYS[1], group, unpack(some))
-        redis.call('XDEL', KEYS[1], unpack(some))
-    end
+for i = 1, #pending, 1000 do
+    local some = {unpack(pending, i, math.min(i + 999, #pending))}
+    redis.call('XACK', KEYS[1], group, unpack(some))
+    redis.call('XDEL', KEYS[1], unpack(some))
 end
 for _, fields in ipairs(letters) do
     redis.call('XADD', KEYS[2], '*', unpack(fields))
@@ -74,7 +76,7 @@ end
 for _, fields in ipairs(backfill) do
     redis.call('XADD', KEYS[3], '*', unpack(fields))
 end
-if lost then
+if not counted then
     return false
 end
 local function count(pairs)

@@ -57,8 +57,8 @@ class Settlement:
     spooled: str = ""
     """Name of the batch on disk that holds the entries from now on."""
     unspooled: str = ""
-    """Name of the batch on disk that is done; what it leaves is written once, however often
-    this is called."""
+    """Name of the batch on disk that is done, of which `ids` are the entries; what it leaves is
+    written once, however often this is called."""
     unspooled_counts: Counts = field(default_factory=dict)
     """Counted where the batch was once settled as `spooled`."""
 
@@ -255,6 +255,14 @@ class Streams:
         with unavailable("measure the streams"):
             found: list[int] = await pipeline.execute()
             return found
+
+    async def generation(self, own: str) -> str:
+        """What Redis' data has been called since it last began from nothing; `own` if it has no
+        name yet.
+        """
+        with unavailable("tell its generation"):
+            known: Any = await self._redis.set(keys.GENERATION, own, nx=True, get=True)
+        return known.decode() if known is not None else own
 
     async def memory_ratio(self) -> float:
         """Share of its memory that Redis uses: of `maxmemory`, or of the machine's without one."""
