@@ -2,6 +2,9 @@
 
 The ceiling is the same rows, encoded and sorted beforehand, by raw binary COPY over one connection
 into the same table. Runs of both are interleaved; every run writes rows of its own times.
+
+S3, with `--duplicates SHARE`: that share of the messages has been stored before. The baseline is
+S2, by a second process, which never sees a duplicate.
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ import uuid
 import zlib
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -73,20 +77,50 @@ def peak_mib(pid: int) -> int:
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
 
 
+@dataclass(frozen=True)
+class Service:
+    """An ingestion process, and the streams that it alone reads."""
+
+    process: asyncio.subprocess.Process
+    streams: Streams
+
+    @classmethod
+    @asynccontextmanager
+    async def run(cls, database: str, redis: str) -> AsyncIterator[Service]:
+        """Start a process, and stop it at the end."""
+        with tempfile.TemporaryDirectory(prefix="iotistica-bench-") as spool:
+            environment = {
+                "DATABASE_URL": database,
+                "REDIS_URL": redis,
+                "IOTISTICA_INGESTION_PORT": "0",
+                "IOTISTICA_SPOOL_DIR": spool,
+            }
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", PROGRAM), env={**os.environ, **environment}
+            )
+            streams = Streams(redis)
+            try:
+                yield cls(process, streams)
+            finally:
+                process.terminate()
+                await process.wait()
+                await streams.close()
+
+
 @dataclass
 class Usage:
     """Processor time of the service and of PostgreSQL, by side."""
 
-    service: asyncio.subprocess.Process
     connection: asyncpg.Connection
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @asynccontextmanager
-    async def of(self, side: str) -> AsyncIterator[None]:
+    async def of(self, side: str, service: Service) -> AsyncIterator[None]:
         """Add what is used meanwhile to `side`."""
-        service_s, server_s = cpu_s(self.service.pid), await self.server_s()
+        pid = service.process.pid
+        service_s, server_s = cpu_s(pid), await self.server_s()
         yield
-        self.seconds[f"{side}_service"] += cpu_s(self.service.pid) - service_s
+        self.seconds[f"{side}_service"] += cpu_s(pid) - service_s
         self.seconds[f"{side}_postgres"] += await self.server_s() - server_s
 
     async def server_s(self) -> float:
@@ -101,32 +135,38 @@ class Usage:
         return {name: round(spent * 1e6 / rows, 3) for name, spent in self.seconds.items()}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Bench:
     """Servers, and the fleet whose data fills them."""
 
-    database: str
-    redis: str
     connection: asyncpg.Connection
-    streams: Streams
     agents: list[str]
     start_ms: int
     options: argparse.Namespace
+    turns: int = 0
+    sent: list[tuple[str, bytes]] = field(default_factory=list)
+    """Topic and payload of the messages of one turn that were stored."""
 
-    def entries(self, turn: int) -> list[Entry]:
-        """The fleet's messages of one turn, as the bridge would batch them."""
-        size, count = self.options.entry_messages, self.options.messages
-        entries: list[Entry] = []
-        for first in range(0, count, size):
-            fields: list[bytes] = []
-            for number in range(first, min(first + size, count)):
-                agent = self.agents[number % len(self.agents)]
-                lap = turn * -(-count // len(self.agents)) + number // len(self.agents)
-                topic = format_topic(TENANT, agent, "endpoints/modbus")
-                header = f"{time.time_ns() // 1_000_000}-{number} {topic}"
-                fields += [header.encode(), self.payload(lap, agent)]
-            entries.append((b"0-0", fields))
-        return entries
+    def messages(self) -> list[tuple[str, bytes]]:
+        """Topic and payload of the fleet's messages of the next turn."""
+        turn, fleet, count = self.turns, len(self.agents), self.options.messages
+        self.turns += 1
+        return [
+            (
+                format_topic(TENANT, agent := self.agents[number % fleet], "endpoints/modbus"),
+                self.payload(turn * -(-count // fleet) + number // fleet, agent),
+            )
+            for number in range(count)
+        ]
+
+    def entries(self, messages: list[tuple[str, bytes]]) -> list[Entry]:
+        """Messages as the bridge would batch them."""
+        size = self.options.entry_messages
+        fields: list[bytes] = []
+        for number, (topic, payload) in enumerate(messages):
+            header = f"{time.time_ns() // 1_000_000}-{number} {topic}"
+            fields += [header.encode(), payload]
+        return [(b"0-0", fields[at : at + 2 * size]) for at in range(0, len(fields), 2 * size)]
 
     def payload(self, lap: int, agent: str) -> bytes:
         """12 messages of 5 metrics, MessagePack deflated, as an agent sends them."""
@@ -160,17 +200,17 @@ class Bench:
     def rows(self) -> int:
         return int(self.options.messages) * POINTS * len(METRICS)
 
-    async def ceiling(self, turn: int, usage: Usage) -> float:
+    async def ceiling(self, usage: Usage, service: Service) -> float:
         """Rows per second of raw COPY."""
         context = Context(TENANT)
         context.add_agents(self.agents)
         step = max(1, BATCH_ROWS // (self.options.entry_messages * POINTS * len(METRICS)))
-        entries = self.entries(turn)
+        entries = self.entries(self.messages())
         batches: list[Batch] = [
             encode_batch(entries[at : at + step], context, now_ms=time.time_ns() // 1_000_000)
             for at in range(0, len(entries), step)
         ]
-        async with usage.of("ceiling"):
+        async with usage.of("ceiling", service):
             started = time.perf_counter()
             for batch in batches:
                 await self.connection.copy_to_table(
@@ -183,19 +223,28 @@ class Bench:
         assert sum(batch.rows for batch in batches) == self.rows
         return self.rows / elapsed
 
-    async def ingestion(self, turn: int, usage: Usage) -> float:
-        """Rows per second of the service; it is stopped while the stream is filled."""
+    async def ingestion(self, usage: Usage, service: Service, duplicates: float = 0.0) -> float:
+        """Readings per second of the service; it is stopped while the stream is filled.
+
+        `duplicates`: share of the messages that were stored before, spread evenly.
+        """
+        fresh = self.messages()
+        steps = [int(number * duplicates) for number in range(len(fresh) + 1)]
+        again = [after > before for before, after in pairwise(steps)]
+        messages = [(self.sent if old else fresh)[number] for number, old in enumerate(again)]
         before = await self.count()
-        usage.service.send_signal(signal.SIGSTOP)
-        for _, fields in self.entries(turn):
-            await self.streams.add(TENANT, fields)
-        async with usage.of("ingestion"):
+        service.process.send_signal(signal.SIGSTOP)
+        for _, fields in self.entries(messages):
+            await service.streams.add(TENANT, fields)
+        async with usage.of("duplicates" if duplicates else "ingestion", service):
             started = time.perf_counter()
-            usage.service.send_signal(signal.SIGCONT)
-            while (await self.streams.depth(TENANT)).entries:
+            service.process.send_signal(signal.SIGCONT)
+            while (await service.streams.depth(TENANT)).entries:
                 await asyncio.sleep(0.005)
             elapsed = time.perf_counter() - started
-        assert await self.count() - before == self.rows
+        stored = await self.count() - before
+        assert stored == again.count(False) * POINTS * len(METRICS), "rows are lost or doubled"
+        self.sent = messages
         return self.rows / elapsed
 
     async def count(self) -> int:
@@ -233,7 +282,7 @@ async def servers(options: argparse.Namespace) -> AsyncIterator[tuple[str, str]]
         shutil.rmtree(directory, ignore_errors=True)
 
 
-async def prepare(database: str, redis: str, options: argparse.Namespace) -> Bench:
+async def prepare(database: str, options: argparse.Namespace) -> Bench:
     """Migrate, register the fleet, fill the table with its past."""
     await migrate(database)
     agents = [str(uuid.uuid4()) for _ in range(options.agents)]
@@ -252,10 +301,7 @@ async def prepare(database: str, redis: str, options: argparse.Namespace) -> Ben
     await connection.execute("VACUUM ANALYZE readings")
     await connection.execute("CHECKPOINT")
     return Bench(
-        database=database,
-        redis=redis,
         connection=connection,
-        streams=Streams(redis),
         agents=agents,
         start_ms=day_ms + per_series + 1000,
         options=options,
@@ -263,41 +309,40 @@ async def prepare(database: str, redis: str, options: argparse.Namespace) -> Ben
 
 
 async def measure(options: argparse.Namespace) -> None:
-    """Interleave runs of the service and of the ceiling."""
-    async with servers(options) as (database, redis):
-        bench = await prepare(database, redis, options)
-        environment = {
-            "DATABASE_URL": database,
-            "REDIS_URL": redis,
-            "IOTISTICA_INGESTION_PORT": "0",
-        }
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", PROGRAM), env={**os.environ, **environment}
-        )
-        try:
-            runs: list[float] = []
-            ceilings: list[float] = []
-            warming = Usage(process, bench.connection)
-            await bench.ingestion(0, warming)  # it learns the fleet and its pace
-            await bench.ceiling(1, warming)
-            usage = Usage(process, bench.connection)
-            for number in range(options.runs):
-                runs.append(await bench.ingestion(2 + 2 * number, usage))
-                ceilings.append(await bench.ceiling(3 + 2 * number, usage))
-                peak = peak_mib(process.pid)
-                print(f"{runs[-1]:10,.0f} rows/s; ceiling {ceilings[-1]:10,.0f}", flush=True)
-        finally:
-            process.terminate()
-            await process.wait()
-            await bench.streams.close()
-            await bench.connection.close()
+    """Interleave runs of the service and of its baseline."""
+    async with servers(options) as (database, redis), AsyncExitStack() as services:
+        bench = await prepare(database, options)
+        service = await services.enter_async_context(Service.run(database, redis))
+        plain = service
+        if options.duplicates:
+            other = f"{redis.rpartition('/')[0]}/1"
+            plain = await services.enter_async_context(Service.run(database, other))
+
+        async def run(usage: Usage) -> tuple[float, float]:
+            if not options.duplicates:
+                return await bench.ingestion(usage, service), await bench.ceiling(usage, service)
+            baseline = await bench.ingestion(usage, plain)
+            return await bench.ingestion(usage, service, options.duplicates), baseline
+
+        await run(Usage(bench.connection))  # they learn the fleet and their pace
+        usage = Usage(bench.connection)
+        runs: list[float] = []
+        baselines: list[float] = []
+        for _ in range(options.runs):
+            value, baseline = await run(usage)
+            runs.append(value)
+            baselines.append(baseline)
+            print(f"{value:10,.0f} readings/s; baseline {baseline:10,.0f}", flush=True)
+        peak = peak_mib(service.process.pid)
+        await bench.connection.close()
     report(
         bench="store",
         runs=runs,
-        baselines=ceilings,
+        baselines=baselines,
         unit="rows/s",
         as_json=options.json,
         table_rows=options.rows,
+        duplicates=options.duplicates,
         ingestion_peak_mib=peak,
         cpu_us_per_row=usage.per_row_us(options.runs * bench.rows),
     )
@@ -310,6 +355,9 @@ def main() -> None:
     parser.add_argument("--agents", type=int, default=1000)
     parser.add_argument("--messages", type=int, default=8000, help="of 60 readings, in a run")
     parser.add_argument("--entry-messages", type=int, default=50, help="messages to an entry")
+    parser.add_argument(
+        "--duplicates", type=float, default=0.0, help="share of messages stored before (S3)"
+    )
     parser.add_argument("--database-url", help="server to use instead of a private one")
     uvloop.run(measure(parser.parse_args()))
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import struct
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_US = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
@@ -22,32 +25,76 @@ class Row:
     device: str = "device-1"
 
 
+class Stream(bytes):
+    """A COPY stream, and the same as array literals."""
+
+    rows: int
+    literals: Sequence[str]
+
+    def arrays(self) -> Sequence[str]:
+        return self.literals
+
+
 @dataclass(frozen=True)
 class CopyRows:
     """What `ReadingStore` takes, encoded in Python."""
 
-    copy: bytes
-    latest: bytes
+    copy: Stream
+    latest: Stream
     days: list[int]
 
 
-def _field(value: bytes | None) -> bytes:
-    return struct.pack(">i", -1) if value is None else struct.pack(">i", len(value)) + value
+class _Json(str):
+    __slots__ = ()
 
 
-def _pgcopy(rows: Sequence[Sequence[bytes | None]]) -> bytes:
-    body = b"".join(
-        struct.pack(">h", len(row)) + b"".join(_field(field) for field in row) for row in rows
-    )
-    return b"PGCOPY\n\xff\r\n\0" + bytes(8) + body + b"\xff\xff"
+_Value: TypeAlias = "datetime | uuid.UUID | str | float | None"
 
 
-def _time(moment: datetime) -> bytes:
-    return struct.pack(">q", (moment - _EPOCH) // timedelta(microseconds=1))
+def _field(value: _Value) -> bytes:
+    match value:
+        case None:
+            return struct.pack(">i", -1)
+        case datetime():
+            field = struct.pack(">q", (value - _EPOCH) // _US)
+        case float():
+            field = struct.pack(">d", value)
+        case uuid.UUID():
+            field = value.bytes
+        case _Json():
+            field = b"\x01" + value.encode()
+        case _:
+            field = value.encode()
+    return struct.pack(">i", len(field)) + field
 
 
-def _value(value: float | None) -> bytes | None:
-    return None if value is None else struct.pack(">d", value)
+def _element(value: _Value) -> str:
+    match value:
+        case None:
+            return "NULL"
+        case datetime():
+            return str((value - _UNIX_EPOCH) // _US)
+        case str():
+            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+            return f'"{escaped}"'
+        case _:
+            return str(value)
+
+
+def stream(rows: Iterable[Sequence[_Value]]) -> Stream:
+    """Encode rows of any columns."""
+    rows = list(rows)
+    body = b"".join(struct.pack(">h", len(row)) + b"".join(map(_field, row)) for row in rows)
+    made = Stream(b"PGCOPY\n\xff\r\n\0" + bytes(8) + body + b"\xff\xff")
+    made.rows = len(rows)
+    columns = zip(*rows, strict=True)
+    made.literals = ["{" + ",".join(map(_element, column)) + "}" for column in columns]
+    return made
+
+
+def keys(*rows: Row) -> Stream:
+    """Encode the primary keys of rows, in the order given."""
+    return stream((row.agent, row.metric, row.time) for row in rows)
 
 
 def copy_rows(*rows: Row) -> CopyRows:
@@ -55,25 +102,19 @@ def copy_rows(*rows: Row) -> CopyRows:
     ordered = sorted(rows, key=lambda row: (row.agent.bytes, row.metric.encode(), row.time))
     newest = {(row.agent, row.device, row.metric): row for row in ordered}
     return CopyRows(
-        copy=_pgcopy(
-            [
-                (
-                    *(_time(row.time), row.agent.bytes, row.metric.encode(), _value(row.value)),
-                    *(b"good", b"C", b"modbus"),
-                    b'\x01{"device_name":"%s"}' % row.device.encode(),
-                    *(None, None),
-                )
-                for row in ordered
-            ]
+        copy=stream(
+            (
+                *(row.time, row.agent, row.metric, row.value, "good", "C", "modbus"),
+                *(_Json(f'{{"device_name":"{row.device}"}}'), None, None),
+            )
+            for row in ordered
         ),
-        latest=_pgcopy(
-            [
-                (
-                    *(row.agent.bytes, row.device.encode(), row.metric.encode()),
-                    *(_time(row.time), _value(row.value), b"good", b"C", b"modbus"),
-                )
-                for row in newest.values()
-            ]
+        latest=stream(
+            (
+                *(row.agent, row.device, row.metric),
+                *(row.time, row.value, "good", "C", "modbus"),
+            )
+            for row in newest.values()
         ),
         days=sorted({int(row.time.timestamp() // 86_400) for row in rows}),
     )

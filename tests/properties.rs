@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use bumpalo::Bump;
 use iotistica_core::batch::{Batch, Encoder, Options};
 use iotistica_core::context::Context;
+use iotistica_core::copy::Copy;
 use iotistica_core::decode;
 use iotistica_core::dictionary::Dictionary;
 use iotistica_core::entry::Entry;
@@ -17,12 +18,13 @@ use iotistica_core::ids;
 use iotistica_core::inflate::{Inflater, Wrapping};
 use iotistica_core::limits::Limits;
 use iotistica_core::reject::Reason;
+use iotistica_core::suspects;
 use iotistica_core::tally;
 use iotistica_core::topic::{self, Topic};
 use iotistica_core::value::Value;
 use jiff::Timestamp;
 use libdeflater::{CompressionLvl, Compressor};
-use proptest::collection::{btree_map, vec};
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use serde_json::{Value as Json, json};
@@ -126,6 +128,20 @@ fn compact(value: &Json, names: &mut Vec<String>) -> Json {
         }
     });
     pairs.collect()
+}
+
+/// Place of the column `value`.
+const VALUE: usize = 3;
+
+/// Rows by way of their array literals, whose elements must hold no comma.
+fn columns(copy: &Copy) -> Vec<Vec<String>> {
+    let arrays = copy.arrays();
+    let columns: Vec<Vec<&str>> = arrays
+        .iter()
+        .map(|array| array[1..array.len() - 1].split(',').filter(|text| !text.is_empty()).collect())
+        .collect();
+    let row = |i| columns.iter().map(|column| String::from(column[i])).collect();
+    (0..copy.rows).map(row).collect()
 }
 
 /// Every reading of every message is counted once, under one outcome.
@@ -247,6 +263,43 @@ proptest! {
         let values: Vec<f64> =
             report["rows"].as_array().unwrap().iter().map(|row| row["value"].as_f64().unwrap()).collect();
         prop_assert_eq!(values, kept.into_values().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_batch_is_divided_by_whole_messages(
+        messages in vec(vec(("[a-c]", 0_i64..9), 0..8), 0..8),
+        found in btree_set(0_usize..8, 0..8),
+    ) {
+        let messages: Vec<String> = messages
+            .iter()
+            .enumerate()
+            .map(|(message, readings)| {
+                let readings = readings.iter().map(|(metric, time)| {
+                    json!({"metric": metric, "timestamp": NOW_MS + time, "value": message})
+                });
+                json!({"readings": readings.collect::<Vec<_>>()}).to_string()
+            })
+            .collect();
+        let batch = encode(&messages.iter().map(String::as_bytes).collect::<Vec<_>>());
+        let rows = columns(&batch.copy);
+        let mut order: Vec<&str> = Vec::new();
+        let mut keys = Vec::new();
+        for row in &rows {
+            if !order.contains(&row[VALUE].as_str()) {
+                order.push(&row[VALUE]);
+                keys.push(vec![row[1].clone(), row[2].clone(), row[0].clone()]);
+            }
+        }
+        prop_assert_eq!(columns(&suspects::heads(&batch.copy, &batch.sources)), keys);
+        let found: Vec<usize> = found.into_iter().collect();
+        let (clean, suspect) = suspects::split(&batch.copy, &batch.sources, &found);
+        let is_suspect = |row: &Vec<String>| {
+            order.iter().position(|&message| message == row[VALUE]).is_some_and(|i| found.contains(&i))
+        };
+        let (there, new): (Vec<_>, Vec<_>) = rows.iter().cloned().partition(is_suspect);
+        prop_assert_eq!((clean.rows, suspect.rows), (new.len(), there.len()));
+        prop_assert_eq!((columns(&clean), columns(&suspect)), (new, there));
+        prop_assert_eq!(clean.agents().iter().map(|(_, rows)| rows).sum::<usize>(), clean.rows);
     }
 
     #[test]

@@ -293,6 +293,7 @@ fn copy_stage() {
         let batch = Encoder::new(&context).encode(&[entry], &context, options(false));
         assert_eq!(hex(&batch.copy.bytes), text(&case, "copy"), "{}", case["name"]);
         assert_eq!(hex(&batch.latest.bytes), text(&case, "latest"), "{}", case["name"]);
+        assert_eq!(json!(batch.copy.arrays()), case["arrays"], "{}", case["name"]);
         assert_eq!(json!(batch.days), case["days"], "{}", case["name"]);
     }
 }
@@ -312,4 +313,23 @@ fn a_full_batch_lets_the_rest_wait() {
     let waiting: Vec<_> = batch.waiting.iter().map(|w| (w.entry, w.message, w.needs)).collect();
     assert_eq!(waiting, [(0, Some(1), Need::Room), (1, None, Need::Room)]);
     assert_eq!(batch.copy.rows, 1);
+}
+
+#[test]
+fn a_diverted_message_leaves_nothing_behind() {
+    let mut context = context();
+    let dictionary = Dictionary::parse(1, br#"{"fields":["metric","timestamp"]}"#).unwrap();
+    context.dictionaries.insert(ids::parse_uuid(AGENT).unwrap(), dictionary.into());
+    let name = format!("{NOW_MS}-0 {}", topic::format(TENANT, AGENT, "endpoints/x"));
+    let old = format!(r#"{{"v":1,"p":[[0,"t"],[1,{}],[7,"?"]]}}"#, NOW_MS - 60_000);
+    let entry = Entry { id: b"1-0", fields: vec![name.as_bytes(), old.as_bytes()] };
+    let encode = |divert_before_ms| {
+        let options = Options { divert_before_ms, ..options(false) };
+        Encoder::new(&context).encode(std::slice::from_ref(&entry), &context, options)
+    };
+    let diverted = encode(Some(NOW_MS));
+    assert_eq!(diverted.waiting[0].needs, Need::Backfill);
+    assert_eq!((diverted.copy.rows, diverted.outcomes.len(), diverted.unknown_fields), (0, 0, 0));
+    let decided = encode(Some(NOW_MS - 60_000));
+    assert_eq!((decided.copy.rows, decided.outcomes.len(), decided.unknown_fields), (1, 1, 1));
 }

@@ -6,6 +6,7 @@ from typing import final
 from iotistica.embedded.builtin_broker import BrokerConfig
 
 __all__ = [
+    "KEY_COLUMNS",
     "LATEST_COLUMNS",
     "READINGS_COLUMNS",
     "Batch",
@@ -34,6 +35,8 @@ __all__ = [
 
 __version__: str
 
+KEY_COLUMNS: tuple[str, ...]
+"""The primary key of `readings`: columns of `Batch.heads`, in order."""
 READINGS_COLUMNS: tuple[str, ...]
 """Columns of `Batch.copy`, in order."""
 LATEST_COLUMNS: tuple[str, ...]
@@ -124,6 +127,10 @@ class CopyBuffer:
 
     @property
     def rows(self) -> int: ...
+    def arrays(self) -> tuple[str, ...]:
+        """The same as array literals, one for each column; times are microseconds since 1970."""
+    def agents(self) -> dict[str, int]:
+        """Rows of each agent."""
     def __len__(self) -> int:
         """Bytes, header and trailer included."""
     def __buffer__(self, flags: int, /) -> memoryview: ...
@@ -256,6 +263,10 @@ class Batch:
     @property
     def latest(self) -> CopyBuffer:
         """Newest row of each series (agent, device name, metric)."""
+    def heads(self) -> CopyBuffer:
+        """Key of the first row of each message that has rows, in the order of the rows."""
+    def split(self, found: Sequence[int]) -> tuple[CopyBuffer, CopyBuffer]:
+        """`copy` without the messages whose heads were found, and these alone."""
     @property
     def days(self) -> list[int]:
         """Days (since 1970-01-01, UTC) that the rows touch, ascending."""

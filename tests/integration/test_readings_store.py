@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
-from tests.pgcopy import CopyRows, Row, copy_rows
+from tests.pgcopy import CopyRows, Row, copy_rows, keys
 
 from iotistica.store.pool import DuplicateKey, Pool, is_refusal, is_transient
 from iotistica.store.readings import ReadingStore
@@ -59,10 +59,56 @@ async def test_commit_again_stores_what_is_missing_and_counts_it(
     store: ReadingStore, connection: asyncpg.Connection
 ) -> None:
     await store.commit_fresh(copy_rows(*series(40, value=1.0)))
-    assert await store.commit_again(copy_rows(*series(100, value=2.0))) == 60
-    assert await store.commit_again(copy_rows(*series(100, value=3.0))) == 0
+    assert await store.commit_again(copy_rows(*series(100, value=2.0))) == {str(AGENT): 60}
+    assert await store.commit_again(copy_rows(*series(100, value=3.0))) == {}
     values = await connection.fetch("SELECT value, count(*) FROM readings GROUP BY 1 ORDER BY 1")
     assert [tuple(row) for row in values] == [(1.0, 40), (2.0, 60)]
+
+
+async def test_commit_again_counts_by_agent_in_both_of_its_ways(
+    store: ReadingStore, connection: asyncpg.Connection
+) -> None:
+    agents = [uuid.UUID(int=number) for number in (1, 2)]
+
+    def rows(count: int) -> CopyRows:
+        seconds = [timedelta(seconds=second) for second in range(count)]
+        return copy_rows(*(Row(agent, "m", NOW + one) for agent in agents for one in seconds))
+
+    one, two = map(str, agents)
+    await store.commit_fresh(copy_rows(Row(agents[0], "m", NOW)))
+    assert await store.commit_again(rows(100)) == {one: 99, two: 100}
+    assert await store.commit_again(rows(1000)) == {one: 900, two: 900}
+    assert await connection.fetchval("SELECT count(*) FROM readings") == 2000
+
+
+async def test_present_tells_which_keys_are_there(store: ReadingStore) -> None:
+    stored = copy_rows(*series(100))
+    await store.commit_fresh(stored)
+    day = timedelta(days=1)
+    asked = [
+        Row(AGENT, "temperature", NOW - timedelta(microseconds=1)),
+        Row(AGENT, "temperature", NOW),
+        Row(AGENT, "temperature", NOW + day),
+        Row(AGENT, 'no "such" {metric}', NOW),
+        Row(uuid.UUID(int=1), "temperature", NOW),
+        Row(AGENT, "temperature", NOW + timedelta(seconds=99)),
+    ]
+    days = [*stored.days, *(one + 1 for one in stored.days)]
+    assert await store.present(keys(*asked), days) == [1, 5]
+
+
+async def test_present_is_never_planned_for_all_days_at_once(
+    store: ReadingStore, pool: Pool, connection: asyncpg.Connection
+) -> None:
+    today = int(NOW.timestamp() // 86_400)
+    await store.commit_fresh(copy_rows(*(Row(AGENT, "m", NOW - timedelta(n)) for n in range(5))))
+    for _ in range(8):  # PostgreSQL considers a plan for any days from the sixth time on
+        await store.present(keys(*series(500)), [today])
+    plans = await pool.fetch(
+        "SELECT generic_plans, custom_plans FROM pg_prepared_statements"
+        " WHERE statement LIKE '%ROWS FROM%' AND statement NOT LIKE '%pg_prepared%'"
+    )
+    assert [tuple(row) for row in plans] == [(0, 8)]
 
 
 async def test_late_rows_find_a_place_on_days_nobody_prepared(

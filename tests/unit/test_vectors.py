@@ -162,5 +162,6 @@ def test_copy(case: Case) -> None:
     batch = _native.encode_batch([entry], context(), now_ms=NOW_MS)
     assert bytes(memoryview(batch.copy)).hex() == case["copy"]
     assert bytes(memoryview(batch.latest)).hex() == case["latest"]
+    assert list(batch.copy.arrays()) == case["arrays"]
     assert batch.days == case["days"]
     assert batch.oldest_received_ms == NOW_MS

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, Protocol
 
 import asyncpg
 
@@ -12,12 +13,10 @@ from iotistica._native import LATEST_COLUMNS, READINGS_COLUMNS
 from iotistica.errors import StoreUnavailable
 from iotistica.store.pool import Connection, Pool, unavailable
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
 # The server works on one chunk while the next is on its way; measured 5-8 % faster than the
 # whole buffer in one message, and the event loop is never blocked for long.
 _CHUNK_BYTES = 128 * 1024
+_DAY_S = 86_400
 
 _IS_PARTITIONED = "SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass('readings')"
 _PROBE = "SELECT FROM readings LIMIT 0"
@@ -30,8 +29,12 @@ CREATE TEMP TABLE IF NOT EXISTS readings_staging
     (LIKE readings INCLUDING DEFAULTS) ON COMMIT DELETE ROWS
 """
 _MERGE = """
-INSERT INTO readings SELECT * FROM readings_staging
-ON CONFLICT (agent_uuid, metric_name, time) DO NOTHING
+WITH inserted AS (
+    INSERT INTO readings SELECT * FROM readings_staging
+    ON CONFLICT (agent_uuid, metric_name, time) DO NOTHING
+    RETURNING agent_uuid
+)
+SELECT agent_uuid, count(*) FROM inserted GROUP BY agent_uuid
 """
 _LATEST_STAGING = """
 CREATE TEMP TABLE IF NOT EXISTS readings_latest_staging
@@ -48,9 +51,73 @@ SET (value, quality, unit, protocol, time, updated_at) =
 WHERE kept.time <= EXCLUDED.time
 """
 
+# The same for a few rows, without a table in between: parameters are `CopyBuffer.arrays`. Measured
+# against staging: readings 0.4 ms to 1.6 for one row, 5.3 to 5.9 for 500, the same for 700; latest
+# values, which are fewer columns, 0.5 to 1.5 for one row, 4.5 to 5.4 for 1000.
+_MOST_READINGS = 500
+_MOST_LATEST = 1000
+_MERGE_ARRAYS = """
+WITH inserted AS (
+    INSERT INTO readings (time, agent_uuid, metric_name, value, quality, unit, protocol, extra,
+                          anomaly_score, anomaly_threshold)
+    SELECT timestamptz 'epoch' + time_us * interval '1 microsecond', agent_uuid, metric_name,
+           value, quality, unit, protocol, extra, anomaly_score, anomaly_threshold
+    FROM unnest($1::text::bigint[], $2::text::uuid[], $3::text::text[], $4::text::float8[],
+                $5::text::text[], $6::text::text[], $7::text::text[], $8::text::jsonb[],
+                $9::text::float8[], $10::text::float8[])
+         AS given (time_us, agent_uuid, metric_name, value, quality, unit, protocol, extra,
+                   anomaly_score, anomaly_threshold)
+    ON CONFLICT (agent_uuid, metric_name, time) DO NOTHING
+    RETURNING agent_uuid
+)
+SELECT agent_uuid, count(*) FROM inserted GROUP BY agent_uuid
+"""
+_MERGE_LATEST_ARRAYS = """
+INSERT INTO readings_latest AS kept
+    (agent_uuid, device_name, metric_name, time, value, quality, unit, protocol)
+SELECT agent_uuid, device_name, metric_name,
+       timestamptz 'epoch' + time_us * interval '1 microsecond', value, quality, unit, protocol
+FROM unnest($1::text::uuid[], $2::text::text[], $3::text::text[], $4::text::bigint[],
+            $5::text::float8[], $6::text::text[], $7::text::text[], $8::text::text[])
+     AS given (agent_uuid, device_name, metric_name, time_us, value, quality, unit, protocol)
+ORDER BY agent_uuid, device_name COLLATE "C", metric_name COLLATE "C"
+ON CONFLICT (agent_uuid, device_name, metric_name) DO UPDATE
+SET (value, quality, unit, protocol, time, updated_at) =
+    (EXCLUDED.value, EXCLUDED.quality, EXCLUDED.unit, EXCLUDED.protocol, EXCLUDED.time,
+     EXCLUDED.updated_at)
+WHERE kept.time <= EXCLUDED.time
+"""
+
+# OFFSET 0 keeps it one look into the index for each key, however many there are: as a join it
+# might read the table. The last function lets a generic plan expect 1000 keys, as it expects 10
+# from unnest: then it seems dear, and is never taken where it would lock every partition there is.
+_PRESENT = """
+SELECT n - 1
+FROM ROWS FROM (
+    unnest($1::text::uuid[], $2::text::text[], $3::text::bigint[]),
+    generate_subscripts($1::text::uuid[], 1)
+) AS head (agent_uuid, metric_name, time_us, n)
+WHERE EXISTS (
+    SELECT FROM readings
+    WHERE readings.agent_uuid = head.agent_uuid AND readings.metric_name = head.metric_name
+      AND readings.time = timestamptz 'epoch' + time_us * interval '1 microsecond'
+      AND readings.time >= $4 AND readings.time < $5
+    OFFSET 0
+)
+"""
+
+
+class Buffer(Protocol):
+    """A native `CopyBuffer`: a binary COPY stream."""
+
+    @property
+    def rows(self) -> int: ...
+    def arrays(self) -> Sequence[str]: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
 
 class Rows(Protocol):
-    """What the store needs of a native `Batch`: PGCOPY buffers and the days they touch."""
+    """What the store needs of a native `Batch`: COPY streams and the days they touch."""
 
     @property
     def copy(self) -> Buffer: ...
@@ -61,7 +128,10 @@ class Rows(Protocol):
 
 
 class ReadingStore:
-    """The write side of `readings`. Methods raise what asyncpg raises; see `store.pool`."""
+    """The write side of `readings`. Methods raise what asyncpg raises; see `store.pool`.
+
+    Those that merge tell how many rows they inserted, by agent.
+    """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -70,25 +140,40 @@ class ReadingStore:
 
     async def commit_fresh(self, rows: Rows) -> None:
         """COPY straight into the table. Raises `UniqueViolationError` if any key is there."""
-        await self.make_days(rows.days)
-        with self._partitions():
-            async with self._pool.acquire() as connection:
-                await _copy(connection, "readings", rows.copy, READINGS_COLUMNS)
+        async with self._ready(rows.days) as connection:
+            await _copy(connection, "readings", rows.copy, READINGS_COLUMNS)
 
-    async def commit_again(self, rows: Rows) -> int:
-        """Merge rows of which some may be there already; how many were not."""
-        await self.make_days(rows.days)
-        with self._partitions():
-            async with self._pool.acquire() as connection, connection.transaction():
-                await connection.execute(_READINGS_STAGING)
-                await _copy(connection, "readings_staging", rows.copy, READINGS_COLUMNS)
-                return _affected(await connection.execute(_MERGE))
+    async def commit_again(self, rows: Rows) -> dict[str, int]:
+        """Merge rows of which any may be there already."""
+        async with self._ready(rows.days) as connection:
+            return await _merge(connection, rows.copy)
+
+    async def commit_split(
+        self, clean: Buffer, suspect: Buffer, days: Sequence[int]
+    ) -> dict[str, int]:
+        """COPY the clean rows and merge the others, all or nothing; counts the latter alone.
+
+        Raises `UniqueViolationError` if a clean row is there.
+        """
+        async with self._ready(days) as connection, connection.transaction():
+            if clean.rows:
+                await _copy(connection, "readings", clean, READINGS_COLUMNS)
+            return await _merge(connection, suspect) if suspect.rows else {}
+
+    async def present(self, heads: Buffer, days: Sequence[int]) -> list[int]:
+        """Positions of the keys that are in the table. `days` are those of all the keys."""
+        first, last = (datetime.fromtimestamp(day * _DAY_S, UTC) for day in (days[0], days[-1] + 1))
+        found = await self._pool.fetch(_PRESENT, *heads.arrays(), first, last)
+        return [row[0] for row in found]
 
     async def upsert_latest(self, rows: Rows) -> int:
         """Keep the newest row of each series; how many changed."""
+        latest = rows.latest
+        if latest.rows <= _MOST_LATEST:
+            return _affected(await self._pool.execute(_MERGE_LATEST_ARRAYS, *latest.arrays()))
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(_LATEST_STAGING)
-            await _copy(connection, "readings_latest_staging", rows.latest, LATEST_COLUMNS)
+            await _copy(connection, "readings_latest_staging", latest, LATEST_COLUMNS)
             return _affected(await connection.execute(_MERGE_LATEST))
 
     async def probe(self) -> None:
@@ -107,17 +192,33 @@ class ReadingStore:
             await self._pool.execute(_MAKE_DAYS, missing)
             self._days.update(missing)
 
-    @contextmanager
-    def _partitions(self) -> Iterator[None]:
-        """A row without a partition: one that was there is not now, so remember none."""
+    @asynccontextmanager
+    async def _ready(self, days: Sequence[int]) -> AsyncIterator[Connection]:
+        """A connection, with the partitions of these days made.
+
+        A row without a partition: one that was there is not now, so remember none.
+        """
+        await self.make_days(days)
         try:
-            yield
+            async with self._pool.acquire() as connection:
+                yield connection
         except asyncpg.CheckViolationError as error:
             # A rule of the table has a name, and a trigger that raises names no table.
             if error.constraint_name is not None or error.table_name != "readings":
                 raise
             self._days.clear()
             raise StoreUnavailable("a partition of readings has been dropped meanwhile") from None
+
+
+async def _merge(connection: Connection, rows: Buffer) -> dict[str, int]:
+    if rows.rows <= _MOST_READINGS:
+        inserted = await connection.fetch(_MERGE_ARRAYS, *rows.arrays())
+    else:
+        async with connection.transaction():
+            await connection.execute(_READINGS_STAGING)
+            await _copy(connection, "readings_staging", rows, READINGS_COLUMNS)
+            inserted = await connection.fetch(_MERGE)
+    return {str(agent): count for agent, count in inserted}
 
 
 async def _copy(connection: Connection, table: str, buffer: Buffer, columns: Sequence[str]) -> None:

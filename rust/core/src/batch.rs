@@ -21,7 +21,7 @@ use crate::reject::{Reason, Reject};
 use crate::rows::{Row, Rows};
 use crate::topic::Topic;
 use crate::value::Value;
-use crate::{decode, ids, tally};
+use crate::{decode, ids, record, tally};
 
 /// Rows share one buffer that is addressed with 32 bits; a batch stays far below.
 const BATCH_BYTES: usize = 512 << 20;
@@ -31,6 +31,8 @@ const BATCH_BYTES: usize = 512 << 20;
 pub struct Batch {
     pub copy: Copy,
     pub latest: Copy,
+    /// Message of each row of `copy`, as an index into `outcomes`.
+    pub sources: Vec<u32>,
     /// Days since 1970 that the rows touch.
     pub days: Vec<i32>,
     /// One for every message, in order.
@@ -246,7 +248,7 @@ impl Encoder {
         let texts = records.unpack(&mut self.record_inflater, limits);
         let decoded = texts.and_then(|text| {
             let text = self.record_arena.alloc_slice_copy(&text);
-            split_records(text, records, &self.record_arena, call)
+            record::split(text, records, &self.record_arena, limits)
         });
         let found = match decoded {
             Ok(found) => found,
@@ -260,7 +262,7 @@ impl Encoder {
             batch.waiting.push(Waiting { entry, message: None, needs: Need::Agent(agent) });
             return;
         }
-        let received_ms = id_ms(source.id).unwrap_or(call.now_ms);
+        let received_ms = record::id_ms(source.id).unwrap_or(call.now_ms);
         batch.received(received_ms);
         for (message, record) in found.iter().enumerate() {
             batch.guard(entry, message as u32, &mut self.rows, |batch, outcome, rows| {
@@ -284,11 +286,13 @@ impl Encoder {
 
     /// Count what dedup decided for each message.
     fn settle(&self, batch: &mut Batch) {
-        for &row in &self.deduped.kept {
-            batch.outcomes[self.rows.rows[row as usize].message as usize].rows += 1;
+        let message = |row: &u32| self.rows.rows[*row as usize].message;
+        batch.sources = self.deduped.kept.iter().map(message).collect();
+        for &message in &batch.sources {
+            batch.outcomes[message as usize].rows += 1;
         }
         for &(row, differs) in &self.deduped.replaced {
-            let outcome = &mut batch.outcomes[self.rows.rows[row as usize].message as usize];
+            let outcome = &mut batch.outcomes[message(&row) as usize];
             outcome.duplicates += 1;
             outcome.collisions += u32::from(differs);
         }
@@ -317,7 +321,7 @@ impl Batch {
         rows: &mut Rows,
         stages: impl FnOnce(&mut Self, &mut Outcome, &mut Rows) -> Result<Tally, Stop>,
     ) {
-        let mark = rows.rows.len();
+        let (mark, unknown_fields) = (rows.rows.len(), self.unknown_fields);
         let mut outcome = Outcome { entry, message, ..Outcome::default() };
         let done = catch_unwind(AssertUnwindSafe(|| stages(self, &mut outcome, rows)));
         let stop = match done {
@@ -331,6 +335,7 @@ impl Batch {
         match stop {
             Stop::Reject(reject) => self.reject(outcome, reject),
             Stop::Wait(needs) => {
+                self.unknown_fields = unknown_fields;
                 self.waiting.push(Waiting { entry, message: Some(message), needs });
             }
         }
@@ -433,73 +438,4 @@ fn normalize(
     let limits = &call.context.limits;
     let bytes_end = rows.bytes.len() + limits.inflated_bytes;
     Normalizer { rows, scratch, limits, window: call.window, bytes_end }.payload(value, envelope)
-}
-
-/// One record of the reference's entries.
-struct Record<'a> {
-    whole: Value<'a>,
-    data: Value<'a>,
-}
-
-impl<'a> Record<'a> {
-    /// An object with `data` is a record; anything else is a payload of the entry's own agent.
-    fn of(value: Value<'a>) -> Self {
-        Self { whole: value, data: value.get("data").unwrap_or(value) }
-    }
-
-    fn agent(&self, records: Records<'_>) -> Option<AgentId> {
-        let own = self.whole.get("deviceUuid").and_then(|uuid| ids::parse_uuid(uuid.as_text()?));
-        own.or_else(|| ids::parse_uuid(std::str::from_utf8(records.device_uuid?).ok()?))
-    }
-
-    fn envelope(
-        &self,
-        agent: u32,
-        message: u32,
-        received_ms: i64,
-        records: Records<'a>,
-    ) -> Envelope<'a> {
-        let text = |key| self.whole.get(key).and_then(|value| value.as_text());
-        let entry_name = records.device_name.and_then(|name| std::str::from_utf8(name).ok());
-        let metadata = self.whole.get("metadata");
-        let said = metadata.and_then(|metadata| metadata.get("protocol"));
-        let from_system = matches!(records.source, b"system" | b"metrics");
-        Envelope {
-            agent,
-            message,
-            device_name: text("deviceName").or(entry_name).filter(|name| !name.is_empty()),
-            timestamp: self.whole.get("timestamp").unwrap_or(Value::Null),
-            protocol: said.and_then(|protocol| Protocol::parse(protocol.as_text()?)),
-            topic_protocol: from_system.then_some(Protocol::System),
-            topic_name: "",
-            received_us: received_ms.saturating_mul(1000),
-        }
-    }
-}
-
-/// Split an entry's text into records: a JSON array, lines of JSON, or a single payload.
-fn split_records<'a>(
-    text: &'a [u8],
-    records: Records<'_>,
-    arena: &'a Bump,
-    call: Call<'_>,
-) -> Result<Vec<Record<'a>>, Reject> {
-    let limits = &call.context.limits;
-    if records.content_type.ends_with(b"ndjson") {
-        let lines = text.split(|&c| c == b'\n').filter(|line| !line.trim_ascii().is_empty());
-        return lines.map(|line| Ok(Record::of(decode::decode(line, arena, limits)?))).collect();
-    }
-    let value = decode::decode(text, arena, limits)?;
-    let is_record = |value: &Value<'_>| value.get("data").is_some();
-    Ok(match value {
-        Value::Array(items) if items.iter().any(is_record) => {
-            items.iter().map(|&item| Record::of(item)).collect()
-        }
-        value => vec![Record::of(value)],
-    })
-}
-
-/// Milliseconds of a stream entry's id, `{ms}-{sequence}`.
-fn id_ms(id: &[u8]) -> Option<i64> {
-    std::str::from_utf8(id).ok()?.split_once('-')?.0.parse().ok()
 }

@@ -7,35 +7,61 @@ use crate::reading::{Protocol, Quality};
 use crate::rows::{Row, Rows};
 use crate::time::DAY_US;
 
+/// What the fields of a column are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Time,
+    Uuid,
+    Text,
+    Double,
+    Json,
+}
+
+/// A column's name and kind.
+pub type Column = (&'static str, Kind);
+
+/// The primary key of `readings`, by which the buffer is sorted.
+pub const KEY_COLUMNS: [Column; 3] =
+    [("agent_uuid", Kind::Uuid), ("metric_name", Kind::Text), ("time", Kind::Time)];
+
 /// Columns of `readings`, in the order of the buffer.
-pub const READINGS_COLUMNS: [&str; 10] = [
-    "time",
-    "agent_uuid",
-    "metric_name",
-    "value",
-    "quality",
-    "unit",
-    "protocol",
-    "extra",
-    "anomaly_score",
-    "anomaly_threshold",
+pub const READINGS_COLUMNS: [Column; 10] = [
+    ("time", Kind::Time),
+    ("agent_uuid", Kind::Uuid),
+    ("metric_name", Kind::Text),
+    ("value", Kind::Double),
+    ("quality", Kind::Text),
+    ("unit", Kind::Text),
+    ("protocol", Kind::Text),
+    ("extra", Kind::Json),
+    ("anomaly_score", Kind::Double),
+    ("anomaly_threshold", Kind::Double),
 ];
 
 /// Columns of `readings_latest`, in the order of the buffer.
-pub const LATEST_COLUMNS: [&str; 8] =
-    ["agent_uuid", "device_name", "metric_name", "time", "value", "quality", "unit", "protocol"];
+pub const LATEST_COLUMNS: [Column; 8] = [
+    ("agent_uuid", Kind::Uuid),
+    ("device_name", Kind::Text),
+    ("metric_name", Kind::Text),
+    ("time", Kind::Time),
+    ("value", Kind::Double),
+    ("quality", Kind::Text),
+    ("unit", Kind::Text),
+    ("protocol", Kind::Text),
+];
 
-const SIGNATURE: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+pub(crate) const SIGNATURE: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 const NULL: [u8; 4] = (-1_i32).to_be_bytes();
 const JSONB_VERSION: u8 = 1;
 /// PostgreSQL counts from 2000-01-01.
-const EPOCH_US: i64 = 10_957 * DAY_US;
+pub(crate) const EPOCH_US: i64 = 10_957 * DAY_US;
 const TYPICAL_ROW_BYTES: usize = 224;
 
 /// A complete COPY stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Copy {
+    pub columns: &'static [Column],
     pub bytes: Vec<u8>,
     pub rows: usize,
 }
@@ -48,7 +74,7 @@ pub fn encode(rows: &Rows, kept: &[u32], newest: &[u32]) -> (Copy, Copy) {
 }
 
 fn readings(rows: &Rows, kept: &[u32], vocabulary: &Vocabulary) -> Copy {
-    let mut stream = Stream::new(READINGS_COLUMNS.len(), kept.len());
+    let mut stream = Stream::new(&READINGS_COLUMNS, kept.len() * TYPICAL_ROW_BYTES);
     for &i in kept {
         let row = &rows.rows[i as usize];
         stream.begin();
@@ -60,11 +86,11 @@ fn readings(rows: &Rows, kept: &[u32], vocabulary: &Vocabulary) -> Copy {
         stream.number(row.anomaly_score);
         stream.number(row.anomaly_threshold);
     }
-    stream.finish(kept.len())
+    stream.finish()
 }
 
 fn latest(rows: &Rows, latest: &[u32], vocabulary: &Vocabulary) -> Copy {
-    let mut stream = Stream::new(LATEST_COLUMNS.len(), latest.len());
+    let mut stream = Stream::new(&LATEST_COLUMNS, latest.len() * TYPICAL_ROW_BYTES);
     for &i in latest {
         let row = &rows.rows[i as usize];
         let series = rows.series[row.series as usize];
@@ -76,7 +102,7 @@ fn latest(rows: &Rows, latest: &[u32], vocabulary: &Vocabulary) -> Copy {
         stream.number(row.value);
         stream.vocabulary(vocabulary, row);
     }
-    stream.finish(latest.len())
+    stream.finish()
 }
 
 /// Days since 1970 that the rows touch, ascending.
@@ -152,23 +178,32 @@ fn length(field: &[u8]) -> [u8; 4] {
     (field.len() as i32).to_be_bytes()
 }
 
-struct Stream {
+/// A stream that is being written.
+pub(crate) struct Stream {
+    columns: &'static [Column],
     bytes: Vec<u8>,
-    columns: [u8; 2],
+    rows: usize,
 }
 
 impl Stream {
-    fn new(columns: usize, rows: usize) -> Self {
-        let mut bytes = Vec::with_capacity(SIGNATURE.len() + rows * TYPICAL_ROW_BYTES);
+    pub(crate) fn new(columns: &'static [Column], expected_bytes: usize) -> Self {
+        let mut bytes = Vec::with_capacity(SIGNATURE.len() + expected_bytes);
         bytes.extend_from_slice(SIGNATURE);
-        Self { bytes, columns: (columns as i16).to_be_bytes() }
+        Self { columns, bytes, rows: 0 }
     }
 
-    fn begin(&mut self) {
-        self.bytes.extend_from_slice(&self.columns);
+    pub(crate) fn begin(&mut self) {
+        self.bytes.extend_from_slice(&(self.columns.len() as i16).to_be_bytes());
+        self.rows += 1;
     }
 
-    fn field(&mut self, field: &[u8]) {
+    /// A row of another stream with the same columns, as it stands there.
+    pub(crate) fn row(&mut self, row: &[u8]) {
+        self.bytes.extend_from_slice(row);
+        self.rows += 1;
+    }
+
+    pub(crate) fn field(&mut self, field: &[u8]) {
         self.bytes.extend_from_slice(&length(field));
         self.bytes.extend_from_slice(field);
     }
@@ -215,8 +250,8 @@ impl Stream {
         self.bytes.extend_from_slice(json);
     }
 
-    fn finish(mut self, rows: usize) -> Copy {
+    pub(crate) fn finish(mut self) -> Copy {
         self.bytes.extend_from_slice(&TRAILER);
-        Copy { bytes: self.bytes, rows }
+        Copy { columns: self.columns, bytes: self.bytes, rows: self.rows }
     }
 }

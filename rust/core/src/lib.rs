@@ -12,11 +12,16 @@
 //! 7. [`dedup`] sorts by primary key and keeps the last of equal keys.
 //! 8. [`mod@copy`] writes PostgreSQL's binary COPY format.
 //!
-//! [`batch`] composes them, and [`mod@tally`] sums up what became of the messages; [`reject`] lists everything that can be wrong; [`limits`] and
-//! [`context`] are what the caller decides; [`explain`] tells a person what each stage did.
+//! What was written is read again by [`walk`]: [`suspects`] divides it where some of it may be in
+//! the table already, [`arrays`] writes a little of it as array literals.
+//!
+//! [`batch`] composes the stages; [`mod@tally`] sums up what became of the messages; [`reject`] lists
+//! everything that can be wrong; [`limits`] and [`context`] are what the caller decides; [`explain`]
+//! tells a person what each stage did.
 
 #![deny(unsafe_code)]
 
+pub mod arrays;
 pub mod batch;
 pub mod context;
 pub mod copy;
@@ -35,10 +40,13 @@ pub mod limits;
 mod msgpack;
 pub mod normalize;
 pub mod reading;
+mod record;
 pub mod reject;
 pub mod rows;
+pub mod suspects;
 pub mod tally;
 pub mod time;
 pub mod topic;
 mod utf8;
 pub mod value;
+pub mod walk;

@@ -1,5 +1,6 @@
 //! Entries of both forms from any bytes: never panics (not even where a panic would be caught),
-//! every message has one outcome, a neighbor is always stored, and the buffers are whole.
+//! every message has one outcome, a neighbor is always stored, and the buffers are whole and can be
+//! divided.
 #![no_main]
 
 use std::cell::RefCell;
@@ -10,7 +11,7 @@ use iotistica_core::dictionary::Dictionary;
 use iotistica_core::entry::Entry;
 use iotistica_core::limits::Limits;
 use iotistica_core::reject::Reason;
-use iotistica_core::{ids, tally, topic};
+use iotistica_core::{ids, suspects, tally, topic};
 use libfuzzer_sys::fuzz_target;
 
 const TENANT: &str = "73eddd385ce8";
@@ -83,6 +84,16 @@ fuzz_target!(|data: &[u8]| {
             && batch.copy.bytes.ends_with(b"\xff\xff")
     );
     assert!(batch.latest.rows <= batch.copy.rows);
+    for copy in [&batch.copy, &batch.latest] {
+        assert_eq!(copy.walk().count(), copy.rows);
+        assert_eq!(copy.agents().iter().map(|(_, rows)| rows).sum::<usize>(), copy.rows);
+        assert!(copy.arrays().iter().all(|array| array.starts_with('{') && array.ends_with('}')));
+    }
+    let heads = suspects::heads(&batch.copy, &batch.sources);
+    let found: Vec<usize> = (0..heads.rows).filter(|head| form >> (head % 8) & 1 == 1).collect();
+    let (clean, suspect) = suspects::split(&batch.copy, &batch.sources, &found);
+    assert_eq!(clean.rows + suspect.rows, batch.copy.rows);
+    assert_eq!(suspect.rows > 0, !found.is_empty());
     let tallies = tally::tallies(&batch);
     assert_eq!(tallies.iter().map(|one| one.messages).sum::<u32>() as usize, batch.outcomes.len());
     for one in tallies {

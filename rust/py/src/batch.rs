@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use iotistica_core::batch::{self as core, Need, Options};
 use iotistica_core::entry::Entry;
-use iotistica_core::{ids, tally};
+use iotistica_core::{ids, suspects, tally};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 
@@ -92,6 +92,17 @@ impl Batch {
     #[getter]
     fn rows(&self) -> u64 {
         self.sum(|outcome| outcome.rows)
+    }
+
+    fn heads(&self, py: Python<'_>) -> CopyBuffer {
+        let copy = &self.copy.get().copy;
+        py.detach(|| suspects::heads(copy, &self.encoded.sources)).into()
+    }
+
+    fn split(&self, py: Python<'_>, found: Vec<usize>) -> (CopyBuffer, CopyBuffer) {
+        let copy = &self.copy.get().copy;
+        let (clean, suspect) = py.detach(|| suspects::split(copy, &self.encoded.sources, &found));
+        (clean.into(), suspect.into())
     }
 
     #[getter]

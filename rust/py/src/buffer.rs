@@ -1,17 +1,20 @@
 //! The finished COPY stream, lent to Python without a copy.
 
+use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::ptr;
 
 use iotistica_core::copy::Copy;
+use iotistica_core::ids;
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 /// A read-only buffer over a COPY stream that Rust allocated.
 #[pyclass(frozen, module = "iotistica._native")]
 pub struct CopyBuffer {
-    copy: Copy,
+    pub copy: Copy,
 }
 
 impl From<Copy> for CopyBuffer {
@@ -25,6 +28,15 @@ impl CopyBuffer {
     #[getter]
     fn rows(&self) -> usize {
         self.copy.rows
+    }
+
+    fn arrays<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, py.detach(|| self.copy.arrays()))
+    }
+
+    fn agents(&self, py: Python<'_>) -> HashMap<String, usize> {
+        let agents = py.detach(|| self.copy.agents());
+        agents.iter().map(|(agent, rows)| (ids::format_uuid(agent), *rows)).collect()
     }
 
     fn __len__(&self) -> usize {

@@ -38,7 +38,10 @@ mod _native {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-        module.add("READINGS_COLUMNS", PyTuple::new(py, copy::READINGS_COLUMNS)?)?;
-        module.add("LATEST_COLUMNS", PyTuple::new(py, copy::LATEST_COLUMNS)?)
+        let names =
+            |columns: &[copy::Column]| PyTuple::new(py, columns.iter().map(|(name, _)| name));
+        module.add("KEY_COLUMNS", names(&copy::KEY_COLUMNS)?)?;
+        module.add("READINGS_COLUMNS", names(&copy::READINGS_COLUMNS)?)?;
+        module.add("LATEST_COLUMNS", names(&copy::LATEST_COLUMNS)?)
     }
 }
