@@ -218,7 +218,7 @@ class Redrive:
                 # In a transaction of their own: who makes partitions keeps other makers out.
                 await self._store.make_days(batch.days)
             async with trial(self._pool) as attempt:
-                inserted = await attempt.store.commit_again(batch)
+                inserted = sum((await attempt.store.commit_again(batch)).values())
                 is_clear = is_single or inserted in (0, rows)
                 attempt.kept = is_clear and not self._dry_run
             if attempt.kept:
