@@ -20,6 +20,7 @@ AFTER_MESSAGES = 60
 PATIENCE_S = 40.0
 """With nothing moving for so long, what is missing is lost."""
 _READY_S = 40.0
+_MOST_LINES = 10
 _CRASHES = "iotistica_ingestion_worker_crashes_total"
 
 
@@ -70,7 +71,12 @@ def _differences(account: Account) -> list[str]:
     letters = {(one.stage, one.reason) for one in account.letters}
     return [
         f"{verdict.lost} readings lost, {verdict.doubled} doubled",
-        *account.differences,
+        *account.differences[:_MOST_LINES],
+        *(
+            [f"and {more} more series"]
+            if (more := len(account.differences) - _MOST_LINES) > 0
+            else []
+        ),
         f"dead letters by stage and reason: {sorted(letters)}",
     ]
 

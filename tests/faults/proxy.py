@@ -28,6 +28,8 @@ class Proxy:
         self._open.set()
         self._delay_s = 0.0
         self._mute = False
+        self.disturbed = 0
+        """Connections broken or refused, and pieces of data held back or lost, ever."""
 
     async def start(self) -> None:
         """Listen."""
@@ -45,6 +47,7 @@ class Proxy:
         """Break every connection; new ones are carried."""
         for writer in self._writers:
             writer.transport.abort()
+        self.disturbed += len(self._writers)
 
     async def refuse(self) -> None:
         """Break every connection and refuse new ones."""
@@ -86,41 +89,48 @@ class Proxy:
         task.add_done_callback(self._tasks.discard)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends = [writer]
         self._writers.add(writer)
         try:
             await self._open.wait()
             there, towards = await asyncio.open_connection(LOOPBACK, self._target)
+            ends.append(towards)
+            self._writers.add(towards)
+            await _either(
+                self._pump(reader, towards, replies=False), self._pump(there, writer, replies=True)
+            )
         except OSError:
             writer.transport.abort()
-            self._writers.discard(writer)
-            return
-        self._writers.add(towards)
-        pumps = [
-            asyncio.create_task(self._pump(reader, towards, replies=False)),
-            asyncio.create_task(self._pump(there, writer, replies=True)),
-        ]
-        try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-            for end in (writer, towards):
+            self._writers.difference_update(ends)
+            for end in ends:
                 await _close(end)
-            self._writers -= {writer, towards}
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, replies: bool
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK):
+                lost = replies and self._mute
+                self.disturbed += lost or bool(self._delay_s) or not self._open.is_set()
                 await self._open.wait()
                 if self._delay_s:
                     await asyncio.sleep(self._delay_s)
-                if replies and self._mute:
+                if lost:
                     continue
                 writer.write(data)
                 await writer.drain()
+
+
+async def _either(*works: Coroutine[Any, Any, None]) -> None:
+    """Run all until one of them ends."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:

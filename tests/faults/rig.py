@@ -162,9 +162,7 @@ class Rig:
 
     async def stop(self) -> list[str]:
         """Stop everything; sentences about what did not end as it should."""
-        await asyncio.gather(*(link.resume() for link in self.links.values()))
-        for pid in self.pids().values():
-            processes.send(pid, signal.SIGCONT)
+        await self._let_go()
         wrong = []
         statuses = await asyncio.gather(*(p.stop() for p in self.programs.values()))
         for program, status in zip(self.programs.values(), statuses, strict=True):
@@ -185,6 +183,17 @@ class Rig:
                 # Its predecessor's children may hold the port for a moment.
                 if time.monotonic() > deadline:
                     raise
+
+    async def heal(self) -> None:
+        """End what an episode that was broken off may have left. Raises `StartFailed`."""
+        await self._let_go()
+        for name in [*self.servers, *self.programs]:
+            await self.revive(name)
+
+    async def _let_go(self) -> None:
+        await asyncio.gather(*(link.resume() for link in self.links.values()))
+        for pid in [*self.pids().values(), *self.backends()]:
+            processes.send(pid, signal.SIGCONT)
 
     # Processes
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from datetime import datetime
 from pathlib import Path
 
+import orjson
 from tests.faults.injections.spool import replaced
+from tests.faults.program import Program
 from tests.faults.scene import Scene
 
 _LIBRARY = "faketime/libfaketimeMT.so.1"
@@ -29,10 +33,19 @@ async def jump(scene: Scene) -> None:
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
     async with (
-        replaced(scene, scene.rig.api, **environment),
-        replaced(scene, scene.rig.ingestions[0], **environment),
+        replaced(scene, scene.rig.api, **environment) as api,
+        replaced(scene, scene.rig.ingestions[0], **environment) as ingestion,
     ):
         for offset_s in _JUMPS_S:
             hand.write_text(f"{offset_s:+d}\n")
+            for program in (api, ingestion):
+                off_s = await _clock_of(program) - time.time()
+                if abs(off_s - offset_s) > 60:
+                    scene.wrong.append(f"the clock of {program.name} is {off_s:.0f} s off")
             await scene.load.more(30)
             await scene.hold(1.0, 4.0)
+
+
+async def _clock_of(program: Program) -> float:
+    _, body = await program.get("/health")
+    return datetime.fromisoformat(orjson.loads(body)["timestamp"]).timestamp()

@@ -56,6 +56,8 @@ async def refuses(scene: Scene) -> None:
     try:
         await admin.execute("ALTER DATABASE iotistica ALLOW_CONNECTIONS false")
         await admin.execute(_OTHERS)
+        for program in scene.rig.ingestions:
+            await scene.until_it_says_so(program)
         await scene.hold(2.0, 10.0)
     finally:
         await admin.execute("ALTER DATABASE iotistica ALLOW_CONNECTIONS true")
@@ -106,6 +108,8 @@ async def read_only(scene: Scene) -> None:
     try:
         await admin.execute("ALTER SYSTEM SET default_transaction_read_only = on")
         await admin.execute("SELECT pg_reload_conf()")
+        for program in scene.rig.ingestions:
+            await scene.until_it_says_so(program)
         await scene.hold(2.0, 10.0)
     finally:
         await admin.execute("ALTER SYSTEM RESET default_transaction_read_only")

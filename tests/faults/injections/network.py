@@ -18,6 +18,7 @@ def disturb(link: str, manner: str) -> Inject:
 
     async def inject(scene: Scene) -> None:
         proxy = scene.rig.links[link]
+        before = proxy.disturbed
         try:
             match manner:
                 case "refused":
@@ -35,5 +36,8 @@ def disturb(link: str, manner: str) -> Inject:
             await scene.hold(1.5, 8.0)
         finally:
             await proxy.resume()
+        # The API asks PostgreSQL only for tenants that it does not know, and there is none.
+        if proxy.disturbed == before and link != "api-postgres":
+            scene.wrong.append(f"nobody noticed that {link} was {manner}")
 
     return inject

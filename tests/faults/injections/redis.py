@@ -30,7 +30,7 @@ async def full(scene: Scene) -> None:
             await scene.until_it_says_so(scene.rig.api)
             await scene.hold(2.0, 10.0)
         finally:
-            await redis.config_set("maxmemory", limit)
+            await redis.config_set("maxmemory", str(limit))
 
 
 async def flushed(scene: Scene) -> None:

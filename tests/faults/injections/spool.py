@@ -96,7 +96,7 @@ async def _ingestion(scene: Scene, **environment: str) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def replaced(scene: Scene, program: Program, **environment: str) -> AsyncIterator[None]:
+async def replaced(scene: Scene, program: Program, **environment: str) -> AsyncIterator[Program]:
     """Another process in the place of a service, differently configured, until all is stored."""
     scene.doom(program.name)
     await program.stop()
@@ -104,7 +104,7 @@ async def replaced(scene: Scene, program: Program, **environment: str) -> AsyncI
     other = scene.rig.program(f"{program.name}-other", **environment)
     await other.start()
     try:
-        yield
+        yield other
 
         async def drained() -> bool:
             return not any(spool.glob(f"{program.service}/*/*.segment"))
