@@ -56,10 +56,12 @@ def case(name: str) -> object:
 @pytest.mark.parametrize("name", [case(name) for name in FAULTS if name not in LONG])
 async def test_nothing_is_lost_or_doubled(stage: Stage, name: str) -> None:
     outcome = await stage.play(name)
-    verdict = outcome.account.verdict
+    verdict, pardoned = outcome.account.verdict, outcome.account.pardoned
     assert outcome.wrong == [], "\n".join(outcome.wrong)
     assert verdict.clean
-    assert verdict.stored + outcome.account.pardoned == verdict.sent > 1000
+    assert verdict.sent > 1000
+    # What is pardoned may be dead letters as well.
+    assert 0 <= verdict.sent - verdict.stored <= pardoned
 
 
 async def test_the_comparison_finds_what_is_lost_changed_and_added(stage: Stage) -> None:

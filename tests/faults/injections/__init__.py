@@ -33,7 +33,7 @@ class Fault:
     @property
     def text(self) -> str:
         """What happens, in a sentence."""
-        return (self.inject.__doc__ or "").partition("\n\n")[0].replace("\n    ", " ")
+        return " ".join((self.inject.__doc__ or "").partition("\n\n")[0].split())
 
     def lacks(self, options: Options) -> str:
         """Why it cannot be injected here; empty where it can."""

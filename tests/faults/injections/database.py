@@ -118,10 +118,11 @@ async def read_only(scene: Scene) -> None:
 
 
 def refuses_rows(using: str) -> Inject:
-    """A trigger refuses the rows of one metric; `using` says how. Each message with such a row
-    becomes a dead letter while the trigger is there, and no other."""
+    """`using` says what the trigger raises."""
 
     async def inject(scene: Scene) -> None:
+        """A trigger refuses the rows of one metric: each message with such a row becomes a dead
+        letter, and no other."""
         sender = Sender(scene.crew)
         async with auditor(scene.rig, scene.crew.plan.readings) as books:
             admin = await scene.rig.sql()

@@ -14,9 +14,8 @@ _SLOW_S = 0.2
 
 
 def disturb(link: str, manner: str) -> Inject:
-    """One link of the rig is bad in one manner, and well again."""
-
     async def inject(scene: Scene) -> None:
+        """One link is bad in one manner, and well again."""
         proxy = scene.rig.links[link]
         before = proxy.disturbed
         try:

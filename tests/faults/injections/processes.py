@@ -21,9 +21,8 @@ SUPERVISED = ("bridge", "web")
 
 
 def kill(name: str) -> Inject:
-    """SIGKILL, some time without the process, and a new one."""
-
     async def inject(scene: Scene) -> None:
+        """SIGKILL, some time without the process, and a new one."""
         await scene.kill(name)
         if name in SUPERVISED:
             await _until_supervised(scene, name)
@@ -60,9 +59,8 @@ async def storm(scene: Scene) -> None:
 
 
 def stop(name: str) -> Inject:
-    """SIGSTOP, and SIGCONT later: the process hangs, its connections stay open."""
-
     async def inject(scene: Scene) -> None:
+        """SIGSTOP, and SIGCONT later: the process hangs, its connections stay open."""
         pid = scene.rig.pids().get(name)
         if pid is None:
             return
@@ -87,9 +85,8 @@ async def hang_backends(scene: Scene) -> None:
 
 
 def restart(name: str) -> Inject:
-    """A server is stopped as its administrator would, and started again."""
-
     async def inject(scene: Scene) -> None:
+        """A server is stopped as its administrator would, and started again."""
         scene.doom(name)
         await scene.rig.servers[name].stop()
         await scene.hold(0.5, 5.0)
@@ -99,9 +96,8 @@ def restart(name: str) -> Inject:
 
 
 def terminate(name: str) -> Inject:
-    """SIGTERM to a service under load: not ready, exit 0 within 10 s, and a new one."""
-
     async def inject(scene: Scene) -> None:
+        """SIGTERM to a service under load: not ready, exit 0 within 10 s, and a new one."""
         scene.doom(name)
         await _end(scene, scene.rig.programs[name])
         await scene.hold(0.2, 3.0)
