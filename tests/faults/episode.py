@@ -54,6 +54,7 @@ async def play(
         ledgers = await load.finish()
     finally:
         await load.abandon()
+    await scene.until("PostgreSQL answers", rig.answers, within_s=_READY_S)
     async with auditor(rig, crew.plan.readings) as books:
         account = await books.settle(
             ledgers, after=after, pardoned=scene.pardoned, patience_s=PATIENCE_S

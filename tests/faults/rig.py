@@ -235,6 +235,15 @@ class Rig:
         url = urlunsplit(urlsplit(self.postgres.url)._replace(path=f"/{database}"))
         return await asyncpg.connect(url, timeout=10)
 
+    async def answers(self) -> bool:
+        """Whether PostgreSQL takes a statement: not while it recovers from a crash."""
+        try:
+            connection = await self.sql()
+        except (OSError, TimeoutError, asyncpg.PostgresError):
+            return False
+        await connection.close()
+        return True
+
     @asynccontextmanager
     async def redis_client(self) -> AsyncIterator[Client]:
         """A client of Redis."""

@@ -35,7 +35,11 @@ class Stage:
     crew: Crew
 
     async def play(self, name: str) -> Outcome:
-        return await play(self.rig, self.crew, FAULTS[name], rng=random.Random(name))
+        try:
+            return await play(self.rig, self.crew, FAULTS[name], rng=random.Random(name))
+        except BaseException:
+            await self.rig.heal()
+            raise
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -128,7 +128,7 @@ def refuses_rows(using: str) -> Inject:
             admin = await scene.rig.sql()
             after = await books.newest()
             try:
-                await admin.execute(_REFUSE.format(using=using))
+                await _define(admin, _REFUSE.format(using=using))
                 await sender.send(_condemned(12), rate=20.0)
                 wanted = {digest(payload) for payload in sender.acknowledged}
 
@@ -137,7 +137,7 @@ def refuses_rows(using: str) -> Inject:
 
                 await scene.until("refused messages are dead letters", refused, within_s=20.0)
             finally:
-                await admin.execute(_ALLOW)
+                await _define(admin, _ALLOW)
                 await admin.close()
 
         async def check(letters: Sequence[Letter]) -> list[str]:
@@ -151,6 +151,15 @@ def refuses_rows(using: str) -> Inject:
         scene.checks.append(check)
 
     return inject
+
+
+async def _define(admin: asyncpg.Connection, statements: str) -> None:
+    """Carry out all or nothing, as often as it takes: whoever writes rows holds locks as well."""
+    while True:
+        try:
+            return await admin.execute(statements)
+        except asyncpg.DeadlockDetectedError:
+            await asyncio.sleep(0.05)
 
 
 def _condemned(count: int) -> Iterator[bytes]:

@@ -12,59 +12,72 @@ from tests.faults.account import Letter
 from tests.faults.program import Program
 from tests.faults.scene import Scene
 
-_SMALL = "256k"
-_TINY_BYTES = str(64 * 1024)
+_DISK = "256k"
+_DISK_BYTES = 256 * 1024
+_BOUND_BYTES = 1024 * 1024
+"""The least that a spool may be given."""
+_NEARLY = 0.6
+_FILL_S = 30.0
 
 
 async def disk_full(scene: Scene) -> None:
     """PostgreSQL is away, and the disk of ingestion's spool is full."""
-    async with _disk(scene, _SMALL) as disk, _ingestion(scene, IOTISTICA_SPOOL_DIR=str(disk)):
-        await _without_postgres(scene)
+    async with (
+        _disk(scene) as disk,
+        _ingestion(scene, IOTISTICA_SPOOL_DIR=str(disk)) as program,
+        _without(scene, "postgres"),
+    ):
+        await _until_full(scene, disk, program, _DISK_BYTES)
 
 
 async def read_only(scene: Scene) -> None:
     """PostgreSQL is away, and the disk of ingestion's spool is read-only."""
-    async with _disk(scene, _SMALL) as disk:
+    async with _disk(scene) as disk:
         # Before the service starts: the kernel refuses it while a file is open for writing.
         _mount("-o", "remount,ro", disk)
-        async with _ingestion(scene, IOTISTICA_SPOOL_DIR=str(disk)):
-            await _without_postgres(scene)
+        async with (
+            _ingestion(scene, IOTISTICA_SPOOL_DIR=str(disk)) as program,
+            _without(scene, "postgres"),
+        ):
+            await scene.until_it_says_so(program)
+            await scene.hold(3.0, 12.0)
 
 
 async def bound_reached(scene: Scene) -> None:
-    """PostgreSQL is away, and ingestion's spool may hold very little."""
-    async with _ingestion(scene, IOTISTICA_SPOOL_MAX_BYTES=_TINY_BYTES):
-        await _without_postgres(scene)
+    """PostgreSQL is away, and ingestion's spool has reached its bound."""
+    async with (
+        _ingestion(scene, IOTISTICA_SPOOL_MAX_BYTES=str(_BOUND_BYTES)) as program,
+        _without(scene, "postgres"),
+    ):
+        await _until_full(scene, scene.rig.spool, program, _BOUND_BYTES)
 
 
 async def api_bound_reached(scene: Scene) -> None:
-    """Redis is away, and the bridge's spool may hold very little."""
-    async with replaced(scene, scene.rig.api, IOTISTICA_API_SPOOL_MAX_BYTES=_TINY_BYTES):
-        scene.doom("redis")
-        await scene.rig.redis.stop()
-        await scene.hold(4.0, 12.0)
-        await scene.rig.revive("redis")
+    """Redis is away, and the bridge's spool has reached its bound."""
+    setting = {"IOTISTICA_API_SPOOL_MAX_BYTES": str(_BOUND_BYTES)}
+    async with (
+        replaced(scene, scene.rig.api, **setting) as program,
+        _without(scene, "redis"),
+    ):
+        await _until_full(scene, scene.rig.spool, program, _BOUND_BYTES)
 
 
 async def damaged(scene: Scene) -> None:
     """PostgreSQL is away, and the oldest segment of ingestion's spool is damaged on disk."""
-    scene.doom("postgres")
-    await scene.rig.postgres.stop()
-    try:
+    async with _without(scene, "postgres"):
 
         async def two_segments() -> bool:
-            return len(_segments(scene)) > 1
+            return len(_segments(scene.rig.spool, "ingestion")) > 1
 
-        await scene.until("ingestion spools", two_segments, within_s=20.0)
-        victim = _segments(scene)[0]
+        await scene.until("ingestion spools", two_segments, within_s=_FILL_S)
+        victim = _segments(scene.rig.spool, "ingestion")[0]
         with victim.open("r+b") as file:
-            file.seek(victim.stat().st_size // 2)
+            middle = victim.stat().st_size // 2
+            file.seek(middle)
             byte = file.read(1)[0]
-            file.seek(-1, 1)
+            file.seek(middle)
             file.write(bytes([byte ^ 0x55]))
         scene.pardoned = scene.load.marks()
-    finally:
-        await scene.rig.revive("postgres")
 
     async def check(_letters: Sequence[Letter]) -> list[str]:
         aside = list(scene.rig.spool.glob(f"*/*/quarantine/{victim.name}"))
@@ -73,42 +86,65 @@ async def damaged(scene: Scene) -> None:
     scene.checks.append(check)
 
 
-def _segments(scene: Scene) -> list[Path]:
-    return sorted(scene.rig.spool.glob("ingestion/*/*.segment"), key=lambda path: path.name)
+def _segments(spool: Path, service: str) -> list[Path]:
+    return sorted(spool.glob(f"{service}/*/*.segment"), key=lambda path: path.name)
 
 
-async def _without_postgres(scene: Scene) -> None:
-    scene.doom("postgres")
-    await scene.rig.postgres.stop()
-    try:
-        await scene.hold(4.0, 12.0)
-    finally:
-        await scene.rig.revive("postgres")
+async def _until_full(scene: Scene, spool: Path, program: Program, most_bytes: int) -> None:
+    """Return some time after the spool takes no more."""
+
+    async def nearly_full() -> bool:
+        held = 0
+        for segment in _segments(spool, program.service):
+            with contextlib.suppress(FileNotFoundError):
+                held += segment.stat().st_size
+        return held > _NEARLY * most_bytes
+
+    await scene.until(f"the spool of {program.name} is nearly full", nearly_full, within_s=_FILL_S)
+    await scene.until_it_says_so(program)
+    await scene.hold(3.0, 10.0)
 
 
 @asynccontextmanager
-async def _ingestion(scene: Scene, **environment: str) -> AsyncIterator[None]:
-    async with contextlib.AsyncExitStack() as stack:
-        for program in scene.rig.ingestions:
-            await stack.enter_async_context(replaced(scene, program, **environment))
+async def _without(scene: Scene, server: str) -> AsyncIterator[None]:
+    scene.doom(server)
+    await scene.rig.servers[server].stop()
+    try:
         yield
+    finally:
+        await scene.rig.revive(server)
+
+
+@asynccontextmanager
+async def _ingestion(scene: Scene, **environment: str) -> AsyncIterator[Program]:
+    """One process in the place of all."""
+    first, *others = scene.rig.ingestions
+    for program in others:
+        scene.doom(program.name)
+        await program.stop()
+    try:
+        async with replaced(scene, first, **environment) as program:
+            yield program
+    finally:
+        for program in others:
+            await scene.rig.revive(program.name)
 
 
 @asynccontextmanager
 async def replaced(scene: Scene, program: Program, **environment: str) -> AsyncIterator[Program]:
-    """Another process in the place of a service, differently configured, until all is stored."""
+    """Another process in the place of a service, differently configured, until its spool is empty
+    again; so long a machine stays that is to be taken out of service."""
     scene.doom(program.name)
     await program.stop()
     spool = Path(environment.get("IOTISTICA_SPOOL_DIR", scene.rig.spool))
     other = scene.rig.program(f"{program.name}-other", **environment)
-    await other.start()
     try:
+        await other.start()
         yield other
 
         async def drained() -> bool:
-            return not any(spool.glob(f"{program.service}/*/*.segment"))
+            return not _segments(spool, program.service)
 
-        # As before a machine is taken out of service.
         await scene.until(f"the spool of {other.name} is empty", drained, within_s=30.0)
     finally:
         if status := await other.stop():
@@ -117,16 +153,15 @@ async def replaced(scene: Scene, program: Program, **environment: str) -> AsyncI
 
 
 @asynccontextmanager
-async def _disk(scene: Scene, size: str) -> AsyncIterator[Path]:
+async def _disk(scene: Scene) -> AsyncIterator[Path]:
     """A small file system of its own."""
     disk = scene.rig.directory / "disk"
-    disk.mkdir()
-    _mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk)
+    disk.mkdir(exist_ok=True)
+    _mount("-t", "tmpfs", "-o", f"size={_DISK}", "tmpfs", disk)
     try:
         yield disk
     finally:
         subprocess.run(["umount", disk], check=True)
-        disk.rmdir()
 
 
 def _mount(*arguments: str | Path) -> None:
