@@ -61,7 +61,7 @@ async def play(
         )
     wrong = [*scene.wrong, *_differences(account), *await _unwell(scene, before)]
     for check in scene.checks:
-        wrong += await check(account.letters)
+        wrong += check(account)
     return Outcome(fault.name, account, account.at_s - healed_at, wrong)
 
 

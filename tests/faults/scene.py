@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from tests.faults.account import Letter
+from tests.faults.account import Account
 from tests.faults.load import Crew, Load, Marks
 from tests.faults.program import Program
 from tests.faults.rig import Rig
 
 _POLL_S = 0.02
 
-Check = Callable[[Sequence[Letter]], Awaitable[list[str]]]
-"""Sentences about what is wrong, once all is quiet; given the dead letters of the episode."""
+Check = Callable[[Account], list[str]]
+"""Sentences about what is wrong with the account of the episode, once all is quiet."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -11,17 +11,18 @@ import pytest_asyncio
 from tests.faults.account import auditor
 from tests.faults.episode import Outcome, play
 from tests.faults.injections import FAULTS, OPEN
+from tests.faults.injections.network import MANNERS
 from tests.faults.load import Crew, Load, muster
-from tests.faults.rig import Options, Rig, running
+from tests.faults.rig import LINKS, Options, Rig, running
 from tests.faults.run import plan
 
 OPTIONS = Options()
 # Left to the long run: what a test of the same part and manner shows as well.
 LONG = {
     *("stop api", "stop web", "one more api", "spool bound reached"),
-    *(f"api-postgres {manner}" for manner in ("cut", "refused", "slow", "stalled")),
-    *("api-broker cut", "api-broker slow", "api-redis cut", "api-redis slow"),
-    *("ingestion-redis slow", "ingestion-postgres slow", "ingestion-redis stalled"),
+    *(f"api-postgres {manner}" for manner in MANNERS),
+    *(f"{link} {manner}" for link in LINKS for manner in ("cut", "slow")),
+    *("api-broker stalled", "ingestion-redis stalled"),
 }
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 
 import asyncpg
 import orjson
-from tests.faults.account import Letter, auditor
+from tests.faults.account import Account, auditor
 from tests.faults.injections.processes import Inject
 from tests.faults.load import Sender
 from tests.faults.scene import Scene
@@ -140,8 +140,8 @@ def refuses_rows(using: str) -> Inject:
                 await _define(admin, _ALLOW)
                 await admin.close()
 
-        async def check(letters: Sequence[Letter]) -> list[str]:
-            ours = [letter for letter in letters if letter.stage == "commit"]
+        def check(account: Account) -> list[str]:
+            ours = [letter for letter in account.letters if letter.stage == "commit"]
             wrong = [
                 f"{one.reason} for agent {one.agent}" for one in ours if one.digest not in wanted
             ]
@@ -157,9 +157,11 @@ async def _define(admin: asyncpg.Connection, statements: str) -> None:
     """Carry out all or nothing, as often as it takes: whoever writes rows holds locks as well."""
     while True:
         try:
-            return await admin.execute(statements)
+            await admin.execute(statements)
         except asyncpg.DeadlockDetectedError:
             await asyncio.sleep(0.05)
+        else:
+            return
 
 
 def _condemned(count: int) -> Iterator[bytes]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from tests.faults.account import Letter
+from tests.faults.account import Account
 from tests.faults.hostile import Hostile
 from tests.faults.load import Sender
 from tests.faults.ordeal import fate
@@ -55,8 +55,8 @@ def _mixed(maker: Hostile, kinds: Iterator[str], count: int) -> Iterator[bytes]:
 def _expect_letters(scene: Scene, sender: Sender) -> None:
     """Each payload that the decoder refuses is a dead letter, each one that it takes is none."""
 
-    async def check(letters: Sequence[Letter]) -> list[str]:
-        found = {letter.digest: letter for letter in letters}
+    def check(account: Account) -> list[str]:
+        found = {letter.digest: letter for letter in account.letters}
         wrong = []
         for payload in sender.acknowledged:
             expected, letter = fate(payload, scene.crew.sender), found.get(digest(payload))

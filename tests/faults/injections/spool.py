@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.faults.account import Letter
+from tests.faults.account import Account
 from tests.faults.program import Program
 from tests.faults.scene import Scene
+
+from iotistica.spool import segment
 
 _DISK = "256k"
 _DISK_BYTES = 256 * 1024
@@ -71,6 +73,8 @@ async def damaged(scene: Scene) -> None:
 
         await scene.until("ingestion spools", two_segments, within_s=_FILL_S)
         victim = _segments(scene.rig.spool, "ingestion")[0]
+        summary = segment.summary(victim)
+        held = summary.messages[scene.rig.tenant] if summary else 0
         with victim.open("r+b") as file:
             middle = victim.stat().st_size // 2
             file.seek(middle)
@@ -79,9 +83,13 @@ async def damaged(scene: Scene) -> None:
             file.write(bytes([byte ^ 0x55]))
         scene.pardoned = scene.load.marks()
 
-    async def check(_letters: Sequence[Letter]) -> list[str]:
-        aside = list(scene.rig.spool.glob(f"*/*/quarantine/{victim.name}"))
-        return [] if aside else [f"the damaged segment {victim.name} was not put aside"]
+    def check(account: Account) -> list[str]:
+        wrong = []
+        if not list(scene.rig.spool.glob(f"*/*/quarantine/{victim.name}")):
+            wrong.append(f"the damaged segment {victim.name} was not put aside")
+        if account.pardoned > held * scene.crew.plan.readings:
+            wrong.append(f"{account.pardoned} readings lost by a segment of {held} messages")
+        return wrong
 
     scene.checks.append(check)
 
@@ -95,9 +103,9 @@ async def _until_full(scene: Scene, spool: Path, program: Program, most_bytes: i
 
     async def nearly_full() -> bool:
         held = 0
-        for segment in _segments(spool, program.service):
+        for path in _segments(spool, program.service):
             with contextlib.suppress(FileNotFoundError):
-                held += segment.stat().st_size
+                held += path.stat().st_size
         return held > _NEARLY * most_bytes
 
     await scene.until(f"the spool of {program.name} is nearly full", nearly_full, within_s=_FILL_S)
