@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from tests.faults.load import Marks, since
 from tests.faults.rig import Rig
 
+from iotistica import keys, ledger
 from iotistica.settings import Settings
 from iotistica.simulator.ledger import AgentLedger, digest
 from iotistica.simulator.payloads import widths
@@ -22,6 +23,10 @@ from iotistica.store.pool import open_pool
 from iotistica.streams import Streams
 
 _PAGE = 500
+_FATES = (
+    *(ledger.STORED, ledger.DUPLICATE, ledger.COLLIDED, ledger.REDELIVERED),
+    *(ledger.DROPPED, ledger.REJECTED),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,24 +107,24 @@ class Auditor:
 
     async def differences(self, ledgers: Sequence[AgentLedger]) -> list[str]:
         """Which series miss what and hold what too much."""
-        return [line for ledger in ledgers for line in await self._differences(ledger)]
+        return [line for one in ledgers for line in await self._differences(one)]
 
-    async def _differences(self, ledger: AgentLedger) -> list[str]:
-        series, shape, lines = Series(ledger.agent, ledger.index), widths(self._readings), []
-        ranges = ledger.ranges(len(shape))
+    async def _differences(self, account: AgentLedger) -> list[str]:
+        series, shape, lines = Series(account.agent, account.index), widths(self._readings), []
+        ranges = account.ranges(len(shape))
         for metric, name in enumerate(series.metrics):
-            rows = Counter(await self._census.rows(ledger.agent, name, ranges))
-            sent = ledger.sent.times(shape, metric)
+            rows = Counter(await self._census.rows(account.agent, name, ranges))
+            sent = account.sent.times(shape, metric)
             expected = {(at, series.value(metric, at)) for at in sent}
-            allowed = ledger.uncertain().times(shape, metric)
+            allowed = account.uncertain().times(shape, metric)
             missing = [at for at, value in expected if (at, value) not in rows]
             surplus = [
                 at
                 for (at, value), count in rows.items()
                 for _ in range(count - ((at, value) in expected))
-                if at not in allowed and at >= ledger.began_us
+                if at not in allowed and at >= account.began_us
             ]
-            where = f"agent {ledger.index} ({ledger.agent}), metric {name}"
+            where = f"agent {account.index} ({account.agent}), metric {name}"
             lines += [f"{where}: {len(missing)} missing, {_stretch(missing)}"] if missing else []
             lines += [f"{where}: {len(surplus)} too many, {_stretch(surplus)}"] if surplus else []
         return lines
@@ -131,6 +136,24 @@ def _stretch(times_us: list[int]) -> str:
         for at in (min(times_us), max(times_us))
     )
     return f"from {first} to {last}"
+
+
+async def imbalance(rig: Rig) -> dict[str, tuple[int, int]]:
+    """For each agent, how far the ledger is from its two equations (`iotistica.ledger`): messages
+    and readings. Messages in a stream are still to be settled, so ask when all is quiet."""
+    async with rig.redis_client() as redis:
+        book: dict[bytes, bytes] = await redis.hgetall(keys.ledger(rig.tenant))
+    sums: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, count in book.items():
+        agent, counter, _reason = ledger.parse(name.decode())
+        sums[agent][counter] += int(count)
+    return {
+        agent: (
+            of[ledger.ACCEPTED] - of[ledger.SETTLED] - of[ledger.SPOOLED],
+            of[ledger.READINGS] - sum(of[counter] for counter in _FATES),
+        )
+        for agent, of in sums.items()
+    }
 
 
 @asynccontextmanager

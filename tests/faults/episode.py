@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.faults.account import Account, auditor
+from tests.faults.account import Account, auditor, imbalance
 from tests.faults.injections import Fault
 from tests.faults.load import Crew, Load
 from tests.faults.rig import Rig
@@ -21,6 +22,7 @@ PATIENCE_S = 40.0
 """With nothing moving for so long, what is missing is lost."""
 _READY_S = 40.0
 _MOST_LINES = 10
+_BALANCE_S = 15.0
 _CRASHES = "iotistica_ingestion_worker_crashes_total"
 
 
@@ -44,7 +46,7 @@ async def play(
     scene = Scene(rig=rig, crew=crew, load=load, rng=rng, brief=brief)
     async with auditor(rig, crew.plan.readings) as books:
         after = await books.newest()
-    before = rig.pids()
+    before, balance = rig.pids(), await imbalance(rig)
     load.start()
     try:
         await load.more(BEFORE_MESSAGES)
@@ -62,7 +64,24 @@ async def play(
     wrong = [*scene.wrong, *_differences(account), *await _unwell(scene, before)]
     for check in scene.checks:
         wrong += check(account)
+    if scene.pardoned is None:
+        wrong += await _unbalanced(rig, balance)
     return Outcome(fault.name, account, account.at_s - healed_at, wrong)
+
+
+async def _unbalanced(rig: Rig, before: dict[str, tuple[int, int]]) -> list[str]:
+    """Agents whose ledger does not add up; a message that came twice may still be on its way."""
+    deadline = time.monotonic() + _BALANCE_S
+    while True:
+        now = await imbalance(rig)
+        wrong = {agent: by for agent, by in now.items() if by != before.get(agent, (0, 0))}
+        if not wrong or time.monotonic() > deadline:
+            return [
+                f"the ledger of agent {agent or 'nobody'} is {messages} messages and {readings} "
+                f"readings off; it was {before.get(agent, (0, 0))} before"
+                for agent, (messages, readings) in wrong.items()
+            ]
+        await asyncio.sleep(0.1)
 
 
 def _differences(account: Account) -> list[str]:

@@ -16,6 +16,8 @@ from tests.faults.load import Crew, Load, muster
 from tests.faults.rig import LINKS, Options, Rig, running
 from tests.faults.run import plan
 
+from iotistica import keys, ledger
+
 OPTIONS = Options()
 # Left to the long run: what a test of the same part and manner shows as well.
 LONG = {
@@ -141,3 +143,20 @@ async def test_a_process_that_dies_by_itself_is_found(stage: Stage) -> None:
     fault = replace(FAULTS["nothing"], inject=secretly_kill)
     outcome = await play(stage.rig, stage.crew, fault, rng=random.Random(1))
     assert [sentence.partition(",")[0] for sentence in outcome.wrong] == ["web was replaced"]
+
+
+async def test_a_ledger_that_does_not_add_up_is_found(stage: Stage) -> None:
+    agent = stage.crew.plan.agent(stage.crew.tenant, 3)
+
+    async def cook_the_books(scene: object) -> None:
+        async with stage.rig.redis_client() as redis:
+            book = keys.ledger(stage.rig.tenant)
+            assert int(await redis.hget(book, ledger.field(agent, ledger.ACCEPTED))) > 0
+            await redis.hincrby(book, ledger.field(agent, ledger.ACCEPTED), 1)
+            await redis.hincrby(book, ledger.field(agent, ledger.STORED), -20)
+
+    fault = replace(FAULTS["nothing"], inject=cook_the_books)
+    outcome = await play(stage.rig, stage.crew, fault, rng=random.Random(1))
+    assert outcome.wrong == [
+        f"the ledger of agent {agent} is 1 messages and 20 readings off; it was (0, 0) before"
+    ]
