@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from iotistica import log
 from iotistica.ingestion.encoder import Encoder
+from iotistica.ingestion.pressure import Pressure
+from iotistica.ingestion.slots import Slots
 from iotistica.ingestion.writer import Writer
+from iotistica.keys import Feed
 from iotistica.settings import Settings
 from iotistica.streams import Streams
 
@@ -22,8 +26,13 @@ class Station:
     settings: Settings
     streams: Streams
     writer: Writer
-    slots: asyncio.Semaphore
+    slots: Slots
     """Batches that may be encoded and committed at once, over all tenants."""
+    express: Slots
+    """A few more, for small batches of tenants that have nothing else under way."""
+    pressure: Pressure
+    pool_pct: Callable[[], float]
+    """Share of the connections to PostgreSQL that are in use now."""
     stopping: asyncio.Event
     troubles: dict[str, str] = field(default_factory=dict)
     """What is away now, by its name: one sentence each, shown by `/ready`."""
@@ -54,3 +63,4 @@ class Lane:
     consumer: str
     encoder: Encoder
     station: Station
+    feed: Feed = Feed.LIVE

@@ -2,6 +2,18 @@
 
 from iotistica.streams.client import Entry
 from iotistica.streams.letters import DeadLetter
-from iotistica.streams.telemetry import Settlement, StreamDepth, Streams
+from iotistica.streams.telemetry import FIRST, Settlement, StreamDepth, Streams
+from iotistica.streams.watch import GroupDepth, Survey, Watch, watching
 
-__all__ = ["DeadLetter", "Entry", "Settlement", "StreamDepth", "Streams"]
+__all__ = [
+    "FIRST",
+    "DeadLetter",
+    "Entry",
+    "GroupDepth",
+    "Settlement",
+    "StreamDepth",
+    "Streams",
+    "Survey",
+    "Watch",
+    "watching",
+]
