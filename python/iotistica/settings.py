@@ -8,6 +8,7 @@ of `NAME=value` lines that stand in for what the environment does not say.
 from __future__ import annotations
 
 import os
+from collections.abc import Set
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -19,6 +20,8 @@ from iotistica.errors import ConfigError
 from iotistica.profiles import PROFILES, Profile
 
 MIB = 1024 * 1024
+EXPRESS_WORKERS = 2
+"""Batches under way beside those of `ingestion_workers`: small ones of tenants that wait."""
 
 
 def _names(field: str, *aliases: str) -> AliasChoices:
@@ -231,11 +234,17 @@ class Settings(BaseSettings):
         profile = PROFILES[self.ingestion_profile]
         values = {name: value for name, value in profile.items() if name not in explicit}
         filled = self.model_copy(update=values)
-        first = filled.ingestion_workers
-        least, most = filled.autoscale_min_workers, filled.autoscale_max_workers
-        # What is set moves what is not: WORKER_COUNT=1 alone means one to begin with, and at least.
+        return filled.model_copy(update=filled._with_room(explicit))
+
+    def _with_room(self, explicit: Set[str]) -> dict[str, int]:
+        """Numbers of workers and connections: what is set moves what is not.
+
+        So WORKER_COUNT=1 alone means one worker at the start, and at least. Raises `ConfigError`.
+        """
+        first, pool = self.ingestion_workers, self.database_pool_size
+        least, most = self.autoscale_min_workers, self.autoscale_max_workers
         if "autoscale_max_workers" not in explicit:
-            most = max(most, *(first, least) if "ingestion_workers" in explicit else (least,))
+            most = max(most, least, first if "ingestion_workers" in explicit else 0)
         if "autoscale_min_workers" not in explicit:
             least = min(least, most, first)
         if "ingestion_workers" not in explicit:
@@ -245,8 +254,16 @@ class Settings(BaseSettings):
                 f"AUTOSCALE_MIN_WORKERS is {least}, WORKER_COUNT {first}, AUTOSCALE_MAX_WORKERS "
                 f"{most}; they must not fall"
             )
-        bounds = {"autoscale_min_workers": least, "autoscale_max_workers": most}
-        return filled.model_copy(update={**bounds, "ingestion_workers": first})
+        if "database_pool_size" not in explicit:
+            # All workers at once are no reason to read less.
+            busy = 100 * (most + EXPRESS_WORKERS) / self.database_saturation_high_pct
+            pool = min(max(pool, int(busy) + 1), 100)
+        return {
+            "ingestion_workers": first,
+            "autoscale_min_workers": least,
+            "autoscale_max_workers": most,
+            "database_pool_size": pool,
+        }
 
     def _with_urls(self) -> Settings:
         """Compose the URLs that are given in parts."""

@@ -28,7 +28,7 @@ from iotistica.ingestion.slots import Slots
 from iotistica.ingestion.station import Lane, Station
 from iotistica.ingestion.writer import Writer
 from iotistica.keys import Feed
-from iotistica.settings import Settings
+from iotistica.settings import EXPRESS_WORKERS, Settings
 from iotistica.store.agents import AgentStore
 from iotistica.store.pool import Pool, is_transient, open_pool, use_of
 from iotistica.store.readings import ReadingStore
@@ -43,7 +43,6 @@ _DAYS_PERIOD_S = 3600.0
 _DAYS_AHEAD = 3
 _CLOSE_S = 0.5
 _LEAVE_S = 1.0
-_EXPRESS_SLOTS = 2
 _IDLE_CONSUMER_CLAIMS = 10
 """A consumer without entries that did nothing for so many times `claim_idle_ms` has left."""
 
@@ -71,7 +70,7 @@ async def opened(settings: Settings, stopping: asyncio.Event) -> AsyncIterator[I
     """A process's connections, closed at the end. Raises `ConfigError`."""
     streams = Streams(settings.require("redis_url"))
     pool = await open_pool(settings, application_name="iotistica-ingestion")
-    threads = settings.autoscale_max_workers + _EXPRESS_SLOTS
+    threads = settings.autoscale_max_workers + EXPRESS_WORKERS
     executor = ThreadPoolExecutor(threads, "encode")
     store = ReadingStore(pool)
     station = Station(
@@ -79,7 +78,7 @@ async def opened(settings: Settings, stopping: asyncio.Event) -> AsyncIterator[I
         streams=streams,
         writer=Writer(store),
         slots=Slots(settings.ingestion_workers),
-        express=Slots(_EXPRESS_SLOTS),
+        express=Slots(EXPRESS_WORKERS),
         pressure=Pressure(high_ms=settings.database_commit_high_ms),
         pool_pct=lambda: use_of(pool).percent,
         stopping=stopping,

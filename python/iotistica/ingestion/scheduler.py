@@ -102,7 +102,7 @@ class _Queue:
     """Lanes in the order of their tenants' tags, and the tag of them all among the queues."""
 
     def __init__(self, weight: float) -> None:
-        self.tag = 0.0
+        self.tag = 0.0 if weight else math.inf
         self._weight = weight
         self._served = 0.0
         self._tags: dict[str, float] = {}
