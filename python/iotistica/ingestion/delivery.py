@@ -158,7 +158,9 @@ class Delivery:
         try:
             with metrics.STAGE_SECONDS.labels("settle").time():
                 await self._station.streams.settle(
-                    self._lane.tenant, Settlement(ids=done, letters=letters)
+                    self._lane.tenant,
+                    Settlement(ids=done, letters=letters),
+                    feed=self._lane.feed,
                 )
         except StoreUnavailable as error:
             # Perhaps it passed and the reply got lost: to repeat it could double the letters.
@@ -171,7 +173,10 @@ class Delivery:
     async def _hold(self) -> None:
         with suppress(StoreUnavailable):
             await self._station.streams.hold(
-                self._lane.tenant, self._lane.consumer, list(self._letters)
+                self._lane.tenant,
+                self._lane.consumer,
+                list(self._letters),
+                feed=self._lane.feed,
             )
 
     async def _pause(self, seconds: float) -> None:

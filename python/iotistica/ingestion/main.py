@@ -37,7 +37,7 @@ from iotistica.streams import Streams
 
 _LOG = log.get(__name__)
 
-_MEASURE_PERIOD_S = 5.0
+_DEPTH_PERIOD_S = 5.0
 _LOOP_PERIOD_S = 0.5
 _DAYS_PERIOD_S = 3600.0
 _DAYS_AHEAD = 3
@@ -105,7 +105,6 @@ class Ingestion:
         executor: ThreadPoolExecutor,
         *,
         readings_allowed: Callable[[str], bool] = lambda tenant: True,
-        on_loss: Callable[[str, int], None] = lambda tenant, entries_at_most: None,
     ) -> None:
         self._station = station
         self._pool = pool
@@ -114,7 +113,13 @@ class Ingestion:
         self._agents = AgentStore(pool)
         self._encoders: dict[str, Encoder] = {}
         self._process = process_name()
-        self._reader = Reader(station, readings_allowed=readings_allowed, on_loss=on_loss)
+        self.on_loss: Callable[[str, int], None] = lambda tenant, entries_at_most: None
+        """Is told when Redis lost a consumer group of a tenant, and of how many entries at most."""
+        self._reader = Reader(
+            station,
+            readings_allowed=readings_allowed,
+            on_loss=lambda tenant, entries_at_most: self.on_loss(tenant, entries_at_most),
+        )
         self._scaling = Scaling(station, self._reader)
         metrics_aliases.register()
         station.troubles["start"] = "the tenants have not been read yet"
@@ -148,7 +153,7 @@ class Ingestion:
             asyncio.create_task(self._every(max(period_s, 0.1), chore))
             for period_s, chore in (
                 (settings.tenant_refresh_s, self._find_tenants),
-                (_MEASURE_PERIOD_S, self._measure),
+                (_DEPTH_PERIOD_S, self._measure),
                 (_DAYS_PERIOD_S, self._make_days_ahead),
                 (_LOOP_PERIOD_S, upkeep.sample_loop),
                 (_SCALING_PERIOD_S, self._scaling.check),
