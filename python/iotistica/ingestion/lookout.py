@@ -84,10 +84,13 @@ class Lookout:
         return max(self._station.settings.claim_idle_ms / 4000, 0.2)
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Look until the process stops, and until cancelled.
+
+        Both, as a cancellation may get lost in `asyncio.wait_for` before Python 3.12.
+        """
         url = self._station.settings.require("redis_url")
         backoff = Backoff(most_s=1.0)
-        while True:
+        while not self._station.stopping.is_set():
             try:
                 async with watching(url, self._changed) as watch:
                     self._next_round = 0.0
@@ -99,7 +102,7 @@ class Lookout:
                 metrics.REDIS_RECONNECTS.inc()
 
     async def _follow(self, watch: Watch, backoff: Backoff) -> None:
-        while True:
+        while not self._station.stopping.is_set():
             await self._until_news(watch)
             started = time.monotonic()
             await self._see(watch)

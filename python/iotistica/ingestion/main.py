@@ -43,7 +43,7 @@ from iotistica.streams import Streams
 
 _LOG = log.get(__name__)
 
-_MEASURE_PERIOD_S = 5.0
+_DEPTH_PERIOD_S = 5.0
 _LOOP_PERIOD_S = 0.5
 _DAYS_PERIOD_S = 3600.0
 _QUOTAS_PERIOD_S = 10.0
@@ -167,7 +167,7 @@ class Ingestion:
             asyncio.create_task(self._every(max(period_s, 0.1), chore))
             for period_s, chore in (
                 (settings.tenant_refresh_s, self._find_tenants),
-                (_MEASURE_PERIOD_S, self._measure),
+                (_DEPTH_PERIOD_S, self._measure),
                 (_DAYS_PERIOD_S, self._make_days_ahead),
                 (settings.ledger_snapshot_s, self._keep_books),
                 (_LOOP_PERIOD_S, upkeep.sample_loop),
