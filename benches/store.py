@@ -94,6 +94,8 @@ class Service:
                 "REDIS_URL": redis,
                 "IOTISTICA_INGESTION_PORT": "0",
                 "IOTISTICA_SPOOL_DIR": spool,
+                # The rows are of yesterday, so that they share a day with those that are there.
+                "IOTISTICA_BACKFILL_AFTER_S": "0",
             }
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-c", PROGRAM), env={**os.environ, **environment}
