@@ -65,6 +65,18 @@ bench: dev ## Run the benchmarks, each beside its baseline (ten minutes)
 	for name in decode receive store broker; do $(BIN)/python benches/$$name.py || exit 1; done
 	cargo bench --package iotistica-core
 
+# The same faults again: the same seed. make faults FAULTS_SECONDS=3600 FAULTS_KILLS=100
+FAULTS_SECONDS := 600
+FAULTS_SEED := 1
+FAULTS_KILLS := 0
+.PHONY: faults
+faults: dev ## Inject faults at random under load and compare every reading (docs/faults.md)
+	$(BIN)/python -m tests.faults.run --seed $(FAULTS_SEED) --duration $(FAULTS_SECONDS) --kills $(FAULTS_KILLS)
+
+.PHONY: hostile
+hostile: dev ## Feed a million hostile payloads to the decoder (one minute)
+	$(BIN)/python -m tests.faults.hostile --count 1000000
+
 # One target: make fuzz FUZZ_TARGETS=batch FUZZ_SECONDS=60
 FUZZ_TARGETS := topic inflate decode expand batch
 FUZZ_SECONDS := 600

@@ -9,8 +9,9 @@ from typing import Annotated
 import orjson
 import typer
 
-from iotistica import quota_command, spool_command
+from iotistica import audit_command, quota_command, spool_command
 from iotistica.command import DataDir, Json, failures
+from iotistica.dlq import command as dlq_command
 from iotistica.settings import Settings
 from iotistica.simulator.plan import Format, Plan
 from iotistica.written import Input
@@ -195,6 +196,8 @@ def decode(
         raise typer.Exit(1)
 
 
+app.command(help=audit_command.HELP)(audit_command.audit)
+app.add_typer(dlq_command.app, name="dlq")
 app.add_typer(quota_command.app, name="quota")
 app.add_typer(spool_command.app, name="spool")
 

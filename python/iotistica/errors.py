@@ -23,7 +23,11 @@ class DatabaseUnavailable(StoreUnavailable):
 
 
 class Denied(IotisticaError):
-    """The caller is not who it claims to be, or may not do this."""
+    """The caller is not who it claims to be."""
+
+
+class Forbidden(IotisticaError):
+    """The caller is known and may not do this."""
 
 
 class NotFound(IotisticaError):

@@ -27,6 +27,11 @@ def ledger(tenant: str) -> str:
     return f"tenant:{{{tenant}}}:ledger"
 
 
+def ledger_sequences(tenant: str) -> str:
+    """Numbers of its messages that were seen of each agent: a hash (see `sequences.py`)."""
+    return f"tenant:{{{tenant}}}:ledger:sequences"
+
+
 def spooled_batches(tenant: str) -> str:
     """Batches that ingestion keeps on disk, so that each is counted once: a hash."""
     return f"tenant:{{{tenant}}}:ledger:spooled"

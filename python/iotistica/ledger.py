@@ -10,6 +10,11 @@ changes with the stream in one transaction, so at any moment, for each agent:
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+
+EPOCH = "epoch"
+"""Field of the hash that names it: an id made when the hash first had none. As it vanishes with
+the data of Redis, another one says that they were lost."""
 
 ACCEPTED = "accepted"
 """Messages that Redis took."""
@@ -41,6 +46,11 @@ LATE = "late"
 NOBODY = ""
 """In the place of an agent, for messages whose agent cannot be told."""
 
+Counts = Mapping[str, int]
+"""Counters of one agent, by name: `stored`, or with its reason, `rejected:too_old`."""
+
+OUTCOMES = (STORED, DUPLICATE, COLLIDED, REDELIVERED, DROPPED, REJECTED)
+"""What becomes of a reading: one of these."""
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -57,6 +67,30 @@ def field(agent: str, counter: str, reason: str = "") -> str:
 
 def parse(name: str) -> tuple[str, str, str]:
     """Agent, counter and reason of a field."""
-    agent, _, counter = name.partition("|")
+    agent, _, counter = name.rpartition("|")
     counter, _, reason = counter.partition(":")
     return agent, counter, reason
+
+
+def count(counts: Counts, counter: str) -> int:
+    """A counter, summed over its reasons."""
+    prefix = f"{counter}:"
+    return counts.get(counter, 0) + sum(
+        number for name, number in counts.items() if name.startswith(prefix)
+    )
+
+
+def reasons(counts: Counts, counter: str) -> dict[str, int]:
+    """A counter by its reasons, the most frequent first."""
+    found = [(name.partition(":"), number) for name, number in counts.items()]
+    named = {parts[2]: number for parts, number in found if parts[0] == counter and parts[2]}
+    return dict(sorted(named.items(), key=lambda item: (-item[1], item[0])))
+
+
+def added(*several: Counts) -> dict[str, int]:
+    """The sum of counters."""
+    total: dict[str, int] = {}
+    for counts in several:
+        for name, number in counts.items():
+            total[name] = total.get(name, 0) + number
+    return total

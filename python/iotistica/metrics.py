@@ -85,6 +85,9 @@ READINGS_DROPPED = _counter(
     "readings_dropped_total", "Readings without content, such as metadata nodes"
 )
 DEAD_LETTERS = _counter("dead_letters_total", "Entries written to the dead-letter stream", "stage")
+DEAD_LETTERS_REPLAYED = _counter(
+    "dead_letters_replayed_total", "Dead letters tried once more", "result"
+)
 WRITES = _counter("ingestion_writes_total", "Batches committed", "path")
 WRITE_FAILURES = _counter(
     "ingestion_write_failures_total", "Batches that PostgreSQL did not take", "kind"
@@ -112,6 +115,34 @@ STREAM_PENDING = _gauge(
     "ingestion_pending_entries", "Entries delivered and not acknowledged", "tenant"
 )
 DLQ_LENGTH = _gauge("dead_letter_entries", "Entries in the dead-letter stream", "tenant")
+DLQ_BOUND = _gauge(
+    "dead_letter_bound_ratio", "Dead letters against dlq_max_entries; nothing is trimmed", "tenant"
+)
+DLQ_SHARE = _gauge(
+    "dead_letter_share", "Share of the last minute's messages that became dead letters", "tenant"
+)
+
+# Loss ledger: by the process that keeps it for the tenant; since Redis last lost its data
+LEDGER_MESSAGES = _gauge(
+    "ledger_messages", "Messages by what became of them; in flight is the rest", "tenant", "counter"
+)
+LEDGER_READINGS = _gauge(
+    "ledger_readings", "Readings of settled messages by what became of them", "tenant", "counter"
+)
+LEDGER_SNAPSHOT_SECONDS = _histogram(
+    "ledger_snapshot_seconds", "Time to read a tenant's ledger and to store what changed"
+)
+LEDGER_LOSSES = _counter("ledger_losses_total", "Times that Redis lost its data", "tenant")
+LEDGER_LOST = _counter(
+    "ledger_lost_messages_total",
+    "Messages that were in flight at the last snapshot before Redis lost its data",
+    "tenant",
+)
+LEDGER_UNSEEN = _counter(
+    "ledger_unseen_messages_total",
+    "Messages between that snapshot and the loss, estimated; most were stored, none is counted",
+    "tenant",
+)
 
 # Web
 HTTP_REQUESTS = _counter("http_requests_total", "HTTP requests answered", "route", "status")

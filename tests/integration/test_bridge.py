@@ -349,6 +349,8 @@ async def test_an_oversized_message_is_dead_lettered_whole(world: World) -> None
         b"tenant": world.tenant.encode(),
         b"agent": world.agent.encode(),
         b"readings": b"0",
+        b"replays": b"0",
+        b"received_ms": b"0",
     }
     assert await world.stored() == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import signal
 import sys
@@ -20,6 +21,7 @@ import orjson
 import pytest
 import redis.asyncio
 
+from iotistica import metrics
 from iotistica._native import format_topic
 from iotistica.embedded.carrier import find_postgres
 from iotistica.embedded.ports import free_port
@@ -214,6 +216,8 @@ async def test_unknown_agent_is_dead_lettered_by_value_and_its_neighbor_stored(
         b"tenant": fleet.tenant.encode(),
         b"agent": letter[b"agent"],
         b"readings": b"0",
+        b"replays": b"0",
+        b"received_ms": b"%d" % now_ms,
     }
 
 
@@ -373,6 +377,39 @@ async def test_a_row_that_the_database_refuses_is_found_and_its_neighbors_stored
     )
     assert (letter[b"reason"], letter[b"readings"]) == (b"refused_by_database", b"2")
     assert b'violates check constraint "' in letter[b"error"]
+
+
+async def test_dead_letters_raise_an_alarm_and_stop_nothing(
+    database: str,
+    redis_url: str,
+    fleet: Fleet,
+    connection: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("iotistica.ingestion.main._DEPTH_PERIOD_S", 0.1)
+    await fleet.send(*([b"{"] * 80), *(fleet.payload(1) for _ in range(20)))
+    async with ingestion(database, redis_url, dlq_max_entries=60) as process:
+        await settled(fleet)
+
+        async def alarms() -> list[str]:
+            found: list[str] = process.details()["alarms"]
+            return found if len(found) == 2 else []
+
+        full, share = await until(alarms)
+        assert full.startswith(f"tenant {fleet.tenant}: 80 dead letters, the bound is 60; ")
+        assert share.startswith(f"tenant {fleet.tenant}: 80% of the last minute's messages ")
+        text = metrics.render().decode()
+        assert f'iotistica_dead_letter_share{{tenant="{fleet.tenant}"}} 0.8' in text
+        assert f'iotistica_dead_letter_entries{{tenant="{fleet.tenant}"}} 80.0' in text
+        [ratio] = re.findall(
+            rf'iotistica_dead_letter_bound_ratio{{tenant="{fleet.tenant}"}} (.*)', text
+        )
+        assert float(ratio) == pytest.approx(80 / 60)
+        assert process.troubles() == []
+        await fleet.send(fleet.payload(5), b"{")
+        await settled(fleet)
+    assert await count(connection) == 25
+    assert (await fleet.streams.depth(fleet.tenant)).dead_letters == 81
 
 
 async def test_a_backlog_larger_than_a_batch_is_stored_whole(

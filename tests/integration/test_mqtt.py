@@ -42,6 +42,8 @@ class Wire:
         self._writers: list[asyncio.StreamWriter] = []
         self.flowing = asyncio.Event()
         self.flowing.set()
+        self.mute = False
+        """Whether replies are lost."""
         self.written = bytearray()
         self.writes: list[bytes] = []
         self.port = 0
@@ -79,6 +81,8 @@ class Wire:
                 if is_client:
                     self.written += data
                     self.writes.append(data)
+                elif self.mute:
+                    continue
                 sink.write(data)
                 await sink.drain()
         sink.close()
@@ -225,6 +229,18 @@ async def test_a_lost_connection_ends_the_session(
         for call in (session.receive(), session.publish("i/x", b""), session.subscribe("i/x")):
             with pytest.raises(mqtt.Disconnected):
                 await call
+
+
+async def test_a_connection_that_is_lost_while_it_subscribes_ends_the_call(
+    options: mqtt.Options, topic: str, wire: Wire
+) -> None:
+    async with mqtt.connect(replace(options, port=wire.port)) as session:
+        wire.mute = True
+        subscribing = asyncio.create_task(session.subscribe(f"{topic}/#"))
+        await until(lambda: topic.encode() in wire.written)
+        wire.cut()
+        with pytest.raises(mqtt.Disconnected):
+            await asyncio.wait_for(subscribing, 15)
 
 
 async def test_nothing_of_an_old_connection_is_acknowledged_on_a_new_one(

@@ -29,6 +29,7 @@ def letter(original_id: bytes) -> DeadLetter:
         agent=AGENT,
         attempts=1,
         readings=7,
+        received_ms=1795453097002,
         failed_at=datetime(2026, 11, 20, 12, tzinfo=UTC),
     )
 
@@ -114,6 +115,8 @@ async def test_dead_letter_holds_every_field_by_value(
         b"tenant": tenant.encode(),
         b"agent": AGENT.encode(),
         b"readings": b"7",
+        b"replays": b"0",
+        b"received_ms": b"1795453097002",
     }
     assert await streams.depth(tenant) == StreamDepth(entries=0, lag=0, pending=0, dead_letters=1)
 

@@ -10,9 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,11 +25,13 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
+from iotistica._native import format_topic
 from iotistica.api.auth import issue_token
 from iotistica.embedded import broker as brokers
 from iotistica.embedded.credentials import User
 from iotistica.embedded.ports import free_port
 from iotistica.store.migrate import migrate
+from iotistica.streams import DeadLetter, Streams
 
 START = (
     "import sys; from iotistica.api.main import run; from iotistica.settings import Settings; "
@@ -184,6 +188,15 @@ async def test_queries_need_a_valid_token(api: Api) -> None:
             assert (await api.get(path, as_tenant=None, authorization=bad))[0] == 401
 
 
+async def test_the_audit_is_served(api: Api) -> None:
+    status, body, _ = await api.get("/api/v1/audit")
+    assert (status, body["tenant"], body["clean"]) == (200, TENANT, True)
+    assert (await api.get("/api/v1/audit/losses"))[1] == {"count": 0, "losses": []}
+    assert (await api.get(f"/api/v1/audit/{EMPTY}"))[1]["agent"] == EMPTY
+    assert (await api.get(f"/api/v1/audit/{FOREIGN}"))[0] == 404
+    assert (await api.get("/api/v1/audit", as_tenant=None))[0] == 401
+
+
 async def test_an_agent_of_another_tenant_does_not_exist(api: Api) -> None:
     for agent in (FOREIGN, str(uuid.uuid4())):
         for query in ("timeseries", "timeseries?metric=plain", "latest"):
@@ -296,6 +309,34 @@ async def test_a_wrong_parameter_is_named(api: Api, query: str, message: str) ->
 async def test_an_agent_that_is_no_uuid_is_named(api: Api) -> None:
     status, body, _ = await api.get("/api/v1/readings/x%2Fy/latest")
     assert (status, body["message"]) == (400, "agent 'x/y' is not a UUID")
+
+
+async def test_dead_letters_are_found_and_replayed_over_http(api: Api) -> None:
+    streams = Streams(api.environment["REDIS_URL"])
+    reading = {"metric": "replayed", "value": 4.5, "timestamp": int(time.time() * 1000)}
+    letter = DeadLetter(
+        data=json.dumps({"messages": [{"deviceName": "d", "readings": [reading]}]}).encode(),
+        topic=format_topic(TENANT, AGENT, "endpoints/x"),
+        original_id="",
+        error="as it was",
+        reason="unknown_agent",
+        stage="topic",
+        failed_at=datetime.now(UTC),
+    )
+    await streams.dead_letter(TENANT, [letter, letter])
+    await streams.close()
+    status, body, _ = await api.get("/api/v1/dead-letters?reason=unknown_agent&limit=1")
+    assert (status, body["count"]) == (200, 1)
+    assert [one["error"] for one in body["letters"]] == ["as it was"]
+    filters = {"filters": {"ids": [body["letters"][0]["id"]]}}
+    bearer = {"authorization": f"Bearer {token()}"}
+    url = f"{api.url}/api/v1/dead-letters/replay"
+    async with api.client.post(url, json=filters, headers=bearer) as reply:
+        answer = await reply.json()
+        assert (reply.status, answer["passed"], answer["inserted"]) == (200, 1, 1)
+    assert [row["value"] for row in await api.readings("latest?metrics=replayed")] == [4.5]
+    status, body, _ = await api.get("/api/v1/dead-letters?all=true", method="DELETE")
+    assert (status, body["purged"]) == (200, 1)
 
 
 async def test_unknown_paths_and_methods_are_answered_in_json(api: Api) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from iotistica.api import window
 from iotistica.api.http import Handler, Reply, Request, Route, Table, json_reply
-from iotistica.errors import BadRequest, Denied, NotFound, StoreUnavailable
+from iotistica.errors import BadRequest, Denied, Forbidden, NotFound, StoreUnavailable
 
 
 async def echo(request: Request) -> Reply:
@@ -32,6 +32,7 @@ TABLE = Table(
         Route("GET", "/things/:id/parts/:part", echo),
         Route("GET", "/bad", failing(BadRequest("b"))),
         Route("GET", "/denied", failing(Denied("d"))),
+        Route("GET", "/forbidden", failing(Forbidden("f"))),
         Route("GET", "/missing", failing(NotFound("m"))),
         Route("GET", "/away", failing(StoreUnavailable("secret address"))),
         Route("GET", "/bug", failing(ZeroDivisionError("secret"))),
@@ -82,6 +83,7 @@ async def test_head_is_answered_as_get() -> None:
     [
         ("/bad", 400, "Bad request", "b"),
         ("/denied", 401, "Unauthorized", "d"),
+        ("/forbidden", 403, "Forbidden", "f"),
         ("/missing", 404, "Not found", "m"),
         ("/away", 503, "Service unavailable", "The database cannot be reached; try again"),
         (

@@ -24,12 +24,15 @@ FENCES = {
 
 # What lies below imports nothing from above.
 FORBIDDEN = {
-    "store/": ("api", "ingestion", "simulator", "embedded", "up", "mqtt"),
+    "store/": ("api", "audit", "ingestion", "simulator", "embedded", "up", "mqtt"),
     "mqtt/": ("api", "ingestion", "simulator", "embedded", "up", "store", "streams"),
-    "streams/": ("api", "ingestion", "simulator", "embedded", "up", "store", "mqtt"),
+    "streams/": ("api", "audit", "ingestion", "simulator", "embedded", "up", "store", "mqtt"),
+    "audit/": ("api", "ingestion", "simulator", "embedded", "up", "mqtt"),
     "api/routes/": ("ingestion", "simulator", "embedded", "up", "api.robyn_app"),
     "api/": ("ingestion", "simulator", "embedded", "up"),
     "ingestion/": ("api", "simulator", "embedded", "up", "mqtt"),
+    "redrive/": ("api", "ingestion", "simulator", "embedded", "up", "mqtt", "dlq"),
+    "encoder.py": ("api", "ingestion", "simulator", "embedded", "up", "mqtt", "redrive"),
     "embedded/": ("api", "ingestion", "simulator", "up"),
     "simulator/": ("api", "ingestion", "up"),
 }

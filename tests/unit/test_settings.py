@@ -37,6 +37,7 @@ def test_every_setting_has_a_default() -> None:
         ("WORKER_COUNT", "ingestion_workers", "5", 5),
         ("IOTISTICA_MAX_DEPTH", "max_depth", "7", 7),
         ("USE_KEY_COMPACTION_POC", "key_compaction", "false", False),
+        ("REDIS_DLQ_MAXLEN", "dlq_max_entries", "5", 5),
         ("LOG_LEVEL", "log_level", "debug", "debug"),
         ("MAX_RETRIES", "max_insert_attempts", "7", 7),
         ("INGESTION_SPOOL_PATH", "spool_dir", "/var/spool/x", Path("/var/spool/x")),

@@ -9,7 +9,7 @@ from typing import Any
 import jwt
 
 from iotistica.api.http import Request
-from iotistica.errors import ConfigError, Denied
+from iotistica.errors import ConfigError, Denied, Forbidden
 from iotistica.settings import Settings
 
 ISSUER = "iotistic-api"
@@ -18,6 +18,9 @@ ALGORITHM = "HS256"
 """Ours alone: what a token says about its algorithm is never believed."""
 ACCESS_S = 15 * 60
 MINIMUM_SECRET_BYTES = 32
+
+ROLES = ("viewer", "operator", "manager", "admin", "owner")
+"""Each may do what those before it may (reference 6.2)."""
 
 _REQUIRED = ("iss", "aud", "exp", "iat", "userId", "tenantId", "type")
 
@@ -31,6 +34,12 @@ class Principal:
     email: str
     role: str
     tenant: str
+
+    def require(self, role: str) -> None:
+        """Raise `Forbidden` unless the user has this role or a higher one."""
+        rank = ROLES.index(self.role) if self.role in ROLES else -1
+        if rank < ROLES.index(role):
+            raise Forbidden(f"role {self.role[:32]!r} may not do this; {role} and higher roles may")
 
 
 def secret(settings: Settings) -> bytes:

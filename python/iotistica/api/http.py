@@ -12,7 +12,7 @@ from urllib.parse import unquote, unquote_plus
 import orjson
 
 from iotistica import log, metrics
-from iotistica.errors import BadRequest, Denied, NotFound, StoreUnavailable
+from iotistica.errors import BadRequest, Denied, Forbidden, NotFound, StoreUnavailable
 from iotistica.ops import request_id
 
 _JSON = {"content-type": "application/json; charset=utf-8"}
@@ -161,6 +161,8 @@ async def _run(handler: Handler, request: Request, identifier: str) -> Reply:
     except Denied as error:
         reply = error_reply(401, "Unauthorized", str(error))
         return replace(reply, headers={**reply.headers, "www-authenticate": "Bearer"})
+    except Forbidden as error:
+        return error_reply(403, "Forbidden", str(error))
     except NotFound as error:
         return error_reply(404, "Not found", str(error))
     except StoreUnavailable as error:

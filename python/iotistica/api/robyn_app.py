@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from robyn import Headers, Response, Robyn
@@ -16,13 +17,21 @@ from iotistica import log, ops, supervisor
 from iotistica.api import auth
 from iotistica.api.http import Reply, Request, Table, error_reply
 from iotistica.api.peers import Peers
+from iotistica.api.routes.audit import Audit
+from iotistica.api.routes.dead_letters import DeadLetters
 from iotistica.api.routes.readings import Readings
 from iotistica.api.routes.system import System
+from iotistica.audit.auditor import Auditor
 from iotistica.errors import ConfigError
 from iotistica.settings import Settings
+from iotistica.store.agents import AgentStore
+from iotistica.store.ledger import LedgerStore
 from iotistica.store.pool import Pool, open_pool
 from iotistica.store.series import SeriesStore
+from iotistica.streams import Streams
 
+_ENCODERS = 1
+"""Threads that decode replayed letters: queries come first."""
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 
 _log = log.get(__name__)
@@ -38,6 +47,7 @@ class Web:
         self._idle = asyncio.Event()
         self._stopping = False
         self._pool: Pool
+        self._streams: Streams
         self._peers: Peers
         self._table: Table
 
@@ -51,15 +61,30 @@ class Web:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_soon)
         self._pool = await open_pool(self._settings, application_name=self._assignment.name)
+        self._streams = Streams(self._settings.require("redis_url"))
+        letters = DeadLetters(
+            self._tokens,
+            settings=self._settings,
+            pool=self._pool,
+            streams=self._streams,
+            executor=ThreadPoolExecutor(_ENCODERS, "encode"),
+        )
         self._peers = Peers(self._assignment.name, self._assignment.parameters["peers"])
         probe = ops.Probe("iotistica-api", ready=self._reasons)
         self._table = Table(
             [
                 *System(probe, self._peers).routes(),
                 *Readings(self._tokens, SeriesStore(self._pool)).routes(),
+                *self._audit().routes(),
+                *letters.routes(),
             ]
         )
         _log.info("web listens", url=f"http://{self._settings.api_host}:{self._settings.api_port}")
+
+    def _audit(self) -> Audit:
+        store = LedgerStore(self._pool)
+        auditor = Auditor(self._streams.ledger, store)
+        return Audit(self._tokens, auditor, store, AgentStore(self._pool))
 
     async def handle(self, request: Any) -> Response:
         """Answer one request of Robyn's."""
@@ -96,6 +121,7 @@ class Web:
                     self._idle.clear()
                     await self._idle.wait()
                 await self._peers.close()
+                await self._streams.close()
                 await self._pool.close()
         except TimeoutError:
             _log.warning("requests were cut off", in_flight=self._in_flight)

@@ -34,11 +34,14 @@ def parse(request: Request) -> Window:
 
 def _time(request: Request, name: str) -> datetime | None:
     text = request.parameter(name)
-    if text is None:
-        return None
+    return None if text is None else moment(name, text)
+
+
+def moment(name: str, text: str) -> datetime:
+    """An ISO 8601 time; without zone it is UTC. Raises `BadRequest` naming the parameter."""
     try:
-        moment = datetime.fromisoformat(_LOST_PLUS.sub(r"\1+\2", text))
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        given = datetime.fromisoformat(_LOST_PLUS.sub(r"\1+\2", text))
+        return (given if given.tzinfo else given.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise BadRequest(
             f"parameter {name} is {text[:64]!r}; allowed is an ISO 8601 time "

@@ -14,9 +14,9 @@ from itertools import groupby
 from iotistica import log, metrics
 from iotistica._native import Batch, Reject, Waiting
 from iotistica.backoff import Backoff
+from iotistica.encoder import Learned
 from iotistica.errors import DatabaseUnavailable, StoreUnavailable
 from iotistica.ingestion import messages, tally
-from iotistica.ingestion.encoder import Learned
 from iotistica.ingestion.origin import FromStream, Origin
 from iotistica.ingestion.station import Lane
 from iotistica.ingestion.tally import Book
@@ -174,7 +174,8 @@ class Delivery:
             readings=batch.readings,
         )
         self._park(entry, 0, letter)
-        tally.refuse(self._books[entry[0]], letter)
+        tally.refuse(self._books[entry[0]], letter, batch)
+        self._station.alarm.decided(self._lane.tenant, messages=1, dead=1)
 
     def _note(self, entries: Sequence[Entry], batch: Batch) -> None:
         """Keep what a committed batch leaves to do, and count it."""
@@ -186,9 +187,12 @@ class Delivery:
         for reject in (rejects := batch.rejects):
             metrics.READINGS_REJECTED.labels(reject.stage, reject.reason).inc(reject.readings)
         rejects.sort(key=_place)
+        dead = 0
         for (index, message), group in groupby(rejects, _place):
             entry = entries[index]
             self._park(entry, message, messages.rejected(entry, list(group)))
+            dead += 1
+        self._station.alarm.decided(self._lane.tenant, messages=batch.messages, dead=dead)
         for one in batch.waiting:
             entry = messages.message(entries[one.entry], one.message)
             if one.needs == "backfill":

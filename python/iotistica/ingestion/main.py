@@ -10,15 +10,17 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import uvloop
 
-from iotistica import log, metrics, ops
+from iotistica import keys, log, metrics, ops
 from iotistica.backoff import Backoff
+from iotistica.encoder import Encoder
 from iotistica.errors import StoreUnavailable
-from iotistica.ingestion.encoder import Encoder
+from iotistica.ingestion.bookkeeper import Bookkeeper
+from iotistica.ingestion.letter_alarm import Kind, LetterAlarm
 from iotistica.ingestion.replay import Replayer
 from iotistica.ingestion.station import Lane, Station
 from iotistica.ingestion.worker import Worker
@@ -27,6 +29,7 @@ from iotistica.keys import Feed
 from iotistica.settings import Settings
 from iotistica.spool import Spool
 from iotistica.store.agents import AgentStore
+from iotistica.store.ledger import LedgerStore
 from iotistica.store.pool import Pool, is_transient, open_pool
 from iotistica.store.readings import ReadingStore
 from iotistica.store.tenants import tenant_ids
@@ -73,6 +76,7 @@ async def opened(settings: Settings, stopping: asyncio.Event) -> AsyncIterator[I
         spool=Spool(settings.spool_root("ingestion"), max_bytes=settings.spool_max_bytes),
         slots=asyncio.Semaphore(settings.ingestion_workers),
         stopping=stopping,
+        alarm=LetterAlarm(bound=settings.dlq_max_entries, share=settings.dlq_share_alarm),
     )
     try:
         yield Ingestion(station, pool, store, executor)
@@ -97,6 +101,11 @@ class Ingestion:
         self._store = store
         self._executor = executor
         self._agents = AgentStore(pool)
+        self._bookkeeper = Bookkeeper(
+            station.streams.ledger,
+            LedgerStore(pool),
+            period_s=station.settings.ledger_snapshot_s,
+        )
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._encoders: dict[str, Encoder] = {}
         self.replayer = Replayer(station, self._lane)
@@ -113,7 +122,11 @@ class Ingestion:
 
     def details(self) -> Mapping[str, Any]:
         """Members of `/health`."""
-        return {"tenants": len(self._workers), "troubles": self.troubles()}
+        return {
+            "tenants": len(self._workers),
+            "troubles": self.troubles(),
+            "alarms": self._station.alarm.sentences,
+        }
 
     async def run(self) -> None:
         """Until stopping; then waits for what is in hand, at most `stop_grace_s`."""
@@ -123,6 +136,7 @@ class Ingestion:
                 (max(self._station.settings.tenant_refresh_s, 0.1), self._find_tenants),
                 (_DEPTH_PERIOD_S, self._measure),
                 (_DAYS_PERIOD_S, self._make_days_ahead),
+                (self._station.settings.ledger_snapshot_s, self._keep_books),
             )
         ]
         chores.append(asyncio.create_task(self.replayer.run()))
@@ -131,6 +145,8 @@ class Ingestion:
         broken = [chore for chore in chores if chore.done()]
         self._station.stopping.set()
         await self._finish({stopping, *chores, *self._workers.values()})
+        with suppress(StoreUnavailable, TimeoutError):
+            await asyncio.wait_for(self._bookkeeper.close(), _CLOSE_S)
         for chore in broken:
             chore.result()  # raises the defect that ended it
 
@@ -207,7 +223,26 @@ class Ingestion:
             metrics.STREAM_LENGTH.labels(tenant).set(depth.entries)
             metrics.STREAM_LAG.labels(tenant).set(depth.lag)
             metrics.STREAM_PENDING.labels(tenant).set(depth.pending)
-            metrics.DLQ_LENGTH.labels(tenant).set(depth.dead_letters)
+        await self._watch_letters()
+
+    async def _watch_letters(self) -> None:
+        """Dead letters, also those of no tenant; what is wrong with them is said once."""
+        alarm = self._station.alarm
+        for tenant in (*self._workers, keys.STRAY):
+            letters = await self._station.streams.letters.count(tenant)
+            alarm.measured(tenant, letters=letters)
+            metrics.DLQ_LENGTH.labels(tenant).set(letters)
+            metrics.DLQ_BOUND.labels(tenant).set(alarm.fill(tenant))
+            metrics.DLQ_SHARE.labels(tenant).set(alarm.share(tenant))
+        began, ended = alarm.check()
+        for one in began:
+            say = _LOG.warning if one.kind is Kind.FILLING else _LOG.error
+            say("dead letters need attention", kind=one.kind, alarm=one.sentence)
+        for one in ended:
+            _LOG.info("an alarm about dead letters is over", kind=one.kind, tenant=one.tenant)
+
+    async def _keep_books(self) -> None:
+        await self._bookkeeper.run_once(self._workers)
 
     async def _make_days_ahead(self) -> None:
         today = int(time.time() // 86_400)

@@ -9,9 +9,7 @@ from datetime import UTC, datetime
 from iotistica import ledger
 from iotistica._native import InvalidTopic, Reject, parse_topic
 from iotistica.streams import DeadLetter, Entry
-
-# Fields of the reference's entries that hold the payload, the best first (reference section 3).
-_REFERENCE_PAYLOADS = (b"data", b"payload_b64", b"payload")
+from iotistica.streams.letter import form_of
 
 
 def is_ours(entry: Entry) -> bool:
@@ -52,6 +50,8 @@ def rejected(entry: Entry, rejects: Sequence[Reject]) -> DeadLetter:
         agent=first.agent or "",
         readings=sum(reject.readings for reject in rejects),
         failed_at=datetime.now(UTC),
+        received_ms=_received_ms(entry, first.message),
+        form=() if is_ours(entry) else form_of(entry[1])[1],
     )
 
 
@@ -66,7 +66,7 @@ def refused(
     entry: Entry, error: BaseException, *, reason: str, attempts: int, readings: int
 ) -> DeadLetter:
     """The dead letter of a single message that PostgreSQL does not take."""
-    topic, agent, payload = _original(entry)
+    topic, agent, payload, form = _original(entry)
     return DeadLetter(
         data=payload,
         topic=topic,
@@ -78,18 +78,26 @@ def refused(
         attempts=attempts,
         readings=readings,
         failed_at=datetime.now(UTC),
+        received_ms=_received_ms(entry, 0),
+        form=form,
     )
 
 
-def _original(entry: Entry) -> tuple[bytes, str, bytes]:
-    """Topic, agent and payload of an entry with one message."""
+def _original(entry: Entry) -> tuple[bytes, str, bytes, tuple[bytes, ...]]:
+    """Topic, agent, payload and form of an entry with one message."""
     fields = entry[1]
     if is_ours(entry):
         topic = fields[0].partition(b" ")[2]
-        return topic, _agent(topic), fields[1]
+        return topic, _agent(topic), fields[1], ()
     named = dict(zip(fields[::2], fields[1::2], strict=False))
-    present = (named[name] for name in _REFERENCE_PAYLOADS if name in named)
-    return b"", named.get(b"deviceUuid", b"").decode("utf-8", "replace"), next(present, b"")
+    agent = named.get(b"deviceUuid", b"").decode("utf-8", "replace")
+    return b"", agent, *form_of(fields)
+
+
+def _received_ms(entry: Entry, index: int) -> int:
+    """When the bridge received a message; 0 where its header does not say."""
+    received = entry[1][2 * index].partition(b"-")[0] if is_ours(entry) else b""
+    return int(received) if received.isdigit() and len(received) < 19 else 0
 
 
 def _agent(topic: bytes) -> str:

@@ -113,6 +113,7 @@ class FromSpool:
                 ids=found.ids,
                 letters=found.letters,
                 counts=found.counts,
+                sequences=found.sequences,
                 unspooled=self._batch.name,
                 unspooled_counts={name: -number for name, number in self._batch.counts.items()},
             )

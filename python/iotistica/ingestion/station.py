@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from iotistica import log
 from iotistica.breaker import Breaker
-from iotistica.ingestion.encoder import Encoder
+from iotistica.encoder import Encoder
+from iotistica.ingestion.letter_alarm import LetterAlarm
 from iotistica.ingestion.writer import Writer
 from iotistica.keys import Feed
 from iotistica.settings import Settings
@@ -31,6 +32,7 @@ class Station:
     slots: asyncio.Semaphore
     """Batches that may be encoded and committed at once, over all tenants."""
     stopping: asyncio.Event
+    alarm: LetterAlarm
     troubles: dict[str, str] = field(default_factory=dict)
     """What is away now, by its name: one sentence each, shown by `/ready`."""
 

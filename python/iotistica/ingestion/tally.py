@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from iotistica import ledger
-from iotistica._native import Batch
+from iotistica._native import Batch, Tally
 from iotistica.ingestion import messages
+from iotistica.sequences import Range
 from iotistica.streams import DeadLetter, Entry, Settlement
 
 _BACKFILL_MESSAGES = 400
@@ -26,21 +27,27 @@ class Book:
     backfill: list[bytes] = field(default_factory=list)
     """Headers and payloads of messages that go on in the backfill stream."""
     counts: Counter[str] = field(default_factory=Counter)
+    numbers: dict[str, list[Range]] = field(default_factory=dict)
+    """Of the messages, by agent."""
 
 
 def settlement(books: Mapping[bytes, Book]) -> Settlement:
     """All of what these entries leave behind."""
     counts: Counter[str] = Counter()
     backfill: list[bytes] = []
+    numbers: dict[str, list[Range]] = {}
     for book in books.values():
         counts.update(book.counts)
         backfill += book.backfill
+        for agent, ranges in book.numbers.items():
+            numbers.setdefault(agent, []).extend(ranges)
     step = 2 * _BACKFILL_MESSAGES
     return Settlement(
         ids=list(books),
         letters=[letter for book in books.values() for letter in book.letters.values()],
         backfill=[backfill[at : at + step] for at in range(0, len(backfill), step)],
         counts=counts,
+        sequences=numbers,
     )
 
 
@@ -86,15 +93,24 @@ def count(
         for reason, is_whole, number in tally.reasons:
             counter = ledger.REFUSED if is_whole else ledger.REJECTED
             counts[ledger.field(tally.agent, counter, reason)] += number
+        _number(books[entry[0]], tally)
 
 
-def refuse(book: Book, letter: DeadLetter) -> None:
-    """Count a message that PostgreSQL itself refuses, with all of its readings."""
+def refuse(book: Book, letter: DeadLetter, batch: Batch) -> None:
+    """Count a message that PostgreSQL itself refuses, with all of its readings; it is all there is
+    in the batch."""
     agent = ledger.agent_of(letter.agent)
     book.counts[ledger.field(agent, ledger.SETTLED)] += 1
     if letter.readings:
         book.counts[ledger.field(agent, ledger.READINGS)] += letter.readings
         book.counts[ledger.field(agent, ledger.REJECTED, letter.reason)] += letter.readings
+    for tally in batch.tallies:
+        _number(book, tally)
+
+
+def _number(book: Book, tally: Tally) -> None:
+    if tally.numbers:
+        book.numbers.setdefault(tally.agent, []).extend(tally.numbers)
 
 
 def spooled(entries: Iterable[Entry]) -> Counter[str]:

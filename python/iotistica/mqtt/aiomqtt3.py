@@ -128,7 +128,12 @@ class Aiomqtt3:
         while isinstance(cause, BaseExceptionGroup):
             cause = cause.exceptions[0]
         reason = f": {cause}" if cause else ""
-        self._session.lost(Disconnected(f"the connection to the broker was lost{reason}"))
+        lost = Disconnected(f"the connection to the broker was lost{reason}")
+        self._session.lost(lost)
+        # The library waits for the end of its own receive loop, which is not the one that ended.
+        for waiting in self._client._pending_subacks.values():
+            if not waiting.done():
+                waiting.set_exception(lost)
 
     async def _receive(self) -> None:
         """Read packets until the connection ends; the end is an error, so that it is noticed."""

@@ -13,6 +13,7 @@ SELECT uuid, $1, name FROM unnest($2::uuid[], $3::text[]) AS new (uuid, name)
 ON CONFLICT (uuid) DO NOTHING
 """
 _AGENTS_OF = "SELECT uuid::text FROM agents WHERE tenant_id = $1 AND uuid = ANY ($2::uuid[])"
+_TENANT_OF = "SELECT tenant_id FROM agents WHERE uuid = $1::text::uuid"
 
 
 class AgentStore:
@@ -36,3 +37,9 @@ class AgentStore:
         """Those of `uuids` that belong to the tenant."""
         with unavailable("look up agents"):
             return [row["uuid"] for row in await self._pool.fetch(_AGENTS_OF, tenant, uuids)]
+
+    async def tenant_of(self, agent: str) -> str | None:
+        """The tenant that an agent belongs to."""
+        with unavailable("look up an agent"):
+            tenant: str | None = await self._pool.fetchval(_TENANT_OF, agent)
+            return tenant

@@ -3,15 +3,17 @@
 -- It runs on a full Redis too, because it is what empties it.
 --
 -- KEYS  1 stream  2 dead letters  3 backfill stream  4 ledger  5 batches in a disk spool
+--       6 message numbers
 -- ARGV  group; then lists, each led by its length: ids; letters (each a list of fields and values);
 --       entries for the backfill stream (likewise); ledger fields and increments;
+--       agents and the ranges of their message numbers, merged where counts hold;
 --       then the name of a batch and what happens to it: "" nothing, "put", "take";
 --       then ledger fields and increments that hold only where a batch is taken that was put
 -- Gives the ids that are settled already, by another consumer or by an earlier call whose reply
 -- was lost; where there is one, nothing was done. `false` where letters and backfill entries were
 -- kept and nothing was counted: the group does not exist, as Redis lost its data and with it what
 -- had been counted.
--- A batch that is taken from disk takes its entries from the stream too, if they are there still: its
+-- A batch that is taken from disk takes its entries from the stream too, if all are there still: its
 -- process ended between writing it and settling them.
 local at = 0
 local function take()
@@ -34,7 +36,7 @@ local function lists()
 end
 
 local group, ids = take(), list()
-local letters, backfill, counts = lists(), lists(), list()
+local letters, backfill, counts, sequences = lists(), lists(), list(), list()
 local batch, what, taken = take(), take(), list()
 
 local lost, pending, gone = false, {}, {}
@@ -52,7 +54,7 @@ if #gone > 0 and what ~= 'take' then
 end
 
 local was_put, counted = false, not lost
-if what == 'put' then
+if what == 'put' and not lost then
     redis.call('HSET', KEYS[5], batch, 'put')
 elseif what == 'take' then
     local state = redis.call('HGET', KEYS[5], batch)
@@ -60,8 +62,9 @@ elseif what == 'take' then
         return {batch}
     end
     was_put = state == 'put'
-    -- Neither put nor pending: whoever had its entries settled them, or Redis lost its data.
-    counted = was_put or #pending > 0
+    -- Not put, and not all pending: whoever had its entries counts them, or Redis lost its data.
+    counted = was_put or #pending > 0 and #gone == 0
+    pending = counted and pending or {}
     redis.call('HSET', KEYS[5], batch, 'taken')
 end
 
@@ -87,5 +90,12 @@ end
 count(counts)
 if was_put then
     count(taken)
+end
+local now = redis.call('TIME')
+local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
+for i = 1, #sequences, 2 do
+    local agent, ranges = sequences[i], sequences[i + 1]
+    local text = redis.call('HGET', KEYS[6], agent) or ''
+    redis.call('HSET', KEYS[6], agent, merge_sequences(text, ranges, now_ms))
 end
 return {}

@@ -11,6 +11,7 @@ from redis.exceptions import ResponseError
 
 from iotistica import dictionaries, keys
 from iotistica.keys import Feed
+from iotistica.sequences import MOST_NUMBER, Range, run_text
 from iotistica.streams.client import (
     Argument,
     Entry,
@@ -20,13 +21,17 @@ from iotistica.streams.client import (
     transact,
     unavailable,
 )
-from iotistica.streams.letters import DeadLetter
+from iotistica.streams.ledger import Ledger
+from iotistica.streams.letter import DeadLetter
+from iotistica.streams.letters import Letters
 
 _COMMAND_TIMEOUT_S = 5.0
 _DICTIONARY_TTL_S = 30 * 86_400
 _DICTIONARY_PARTS = ("", "version", "hash", "enums", "metrics", "agents")
 
-_SETTLE = resources.files("iotistica.streams").joinpath("settle.lua").read_text("utf-8")
+_LUA = resources.files("iotistica.streams")
+_FLAGS, _, _SCRIPT = _LUA.joinpath("settle.lua").read_text("utf-8").partition("\n")
+_SETTLE = "\n".join((_FLAGS, _LUA.joinpath("sequences.lua").read_text("utf-8"), _SCRIPT))
 _COUNT = """
 for i = 1, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1]) end
 """
@@ -54,6 +59,9 @@ class Settlement:
     backfill: Sequence[Sequence[bytes]] = ()
     """Entries, as field lists, that go on in the backfill stream."""
     counts: Counts = field(default_factory=dict)
+    sequences: Mapping[str, Sequence[Range]] = field(default_factory=dict)
+    """Numbers of the messages (`msgId`) that are done, by agent, as ranges; merged where `counts`
+    are counted."""
     spooled: str = ""
     """Name of the batch on disk that holds the entries from now on."""
     unspooled: str = ""
@@ -71,9 +79,18 @@ class Settlement:
             for fields in lists:
                 yield from _led(fields)
         yield from _led(_flat(self.counts))
+        yield from _led(_flat(self._numbers()))
         yield self.spooled or self.unspooled
         yield "put" if self.spooled else "take" if self.unspooled else ""
         yield from _led(_flat(self.unspooled_counts))
+
+    def _numbers(self) -> dict[str, str]:
+        """Ranges as text, without what can be no count of messages."""
+        counts = {
+            agent: run_text(one for one in ranges if 0 <= one[0] <= one[1] <= MOST_NUMBER)
+            for agent, ranges in self.sequences.items()
+        }
+        return {agent: ranges for agent, ranges in counts.items() if ranges}
 
 
 class Streams:
@@ -88,6 +105,8 @@ class Streams:
         # Blocking reads have connections of their own, so that no command waits behind one; the
         # time-out must outlast every BLOCK, or the client drops a reply that Redis has delivered.
         self._reader = connect(url, timeout_s=_COMMAND_TIMEOUT_S * 2)
+        self.ledger = Ledger(self._redis)
+        self.letters = Letters(self._redis)
 
     async def add(
         self,
@@ -184,6 +203,7 @@ class Streams:
             keys.ingestion_stream(tenant, Feed.BACKFILL),
             keys.ledger(tenant),
             keys.spooled_batches(tenant),
+            keys.ledger_sequences(tenant),
         )
         command = ("EVAL", _SETTLE, len(redis_keys), *redis_keys, *settlement.arguments(tenant))
         with unavailable("settle entries"):
@@ -304,8 +324,8 @@ def _led(items: Sequence[Argument]) -> tuple[Argument, ...]:
     return (len(items), *items)
 
 
-def _flat(counts: Counts) -> tuple[Argument, ...]:
-    return tuple(part for pair in counts.items() for part in pair)
+def _flat(pairs: Mapping[str, Argument]) -> tuple[Argument, ...]:
+    return tuple(part for pair in pairs.items() for part in pair)
 
 
 def _rows(reply: Any) -> list[dict[str, Any]]:

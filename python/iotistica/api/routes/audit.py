@@ -1,0 +1,110 @@
+"""`/api/v1/audit…`: the loss ledger of the caller's tenant (docs/loss-ledger.md has the shapes)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import asdict, replace
+from uuid import UUID
+
+from iotistica.api.auth import Tokens
+from iotistica.api.http import Reply, Request, Route, json_reply
+from iotistica.audit.auditor import Auditor
+from iotistica.audit.document import account_document, document
+from iotistica.audit.report import Report
+from iotistica.errors import BadRequest, NotFound
+from iotistica.store.agents import AgentStore
+from iotistica.store.ledger import LedgerStore
+
+_DEFAULT_LIMIT, _MAX_LIMIT = 100, 1000
+_FRESH_S = 1.0
+"""So long a report serves later callers, too."""
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+
+class Audit:
+    """Handlers of the audit; every role of a tenant may read it."""
+
+    def __init__(
+        self, tokens: Tokens, auditor: Auditor, store: LedgerStore, agents: AgentStore
+    ) -> None:
+        self._tokens = tokens
+        self._auditor = auditor
+        self._store = store
+        self._agents = agents
+        self._reports: dict[str, asyncio.Task[Report]] = {}
+
+    def routes(self) -> list[Route]:
+        """What this part of the API answers."""
+        return [
+            Route("GET", "/api/v1/audit", self.tenant),
+            Route("GET", "/api/v1/audit/losses", self.losses),
+            Route("GET", "/api/v1/audit/:uuid", self.agent),
+        ]
+
+    async def tenant(self, request: Request) -> Reply:
+        """`{tenant, balanced, clean, epoch, began_at, snapshot_at, total, agents_total,
+        agents_with_problems, agents, losses, streams, on_disk}`.
+
+        Parameters: `limit` (agents, those with problems first), `problems` (true: only those).
+        """
+        user = self._tokens.authenticate(request)
+        most, problems = _limit(request), _flag(request, "problems")
+        report = await self._report(user.tenant)
+        shown = report.accounts[: min(most, report.troubled) if problems else most]
+        return json_reply(document(replace(report, accounts=shown)))
+
+    async def agent(self, request: Request) -> Reply:
+        """One of `agents`: `{agent, balanced, problems, messages, readings, numbers}`."""
+        user = self._tokens.authenticate(request)
+        agent = _agent(request)
+        report = await self._auditor.report(user.tenant, agent=agent)
+        # Also an agent that is not registered has an account, where its messages were refused.
+        if not report.accounts and not await self._agents.agents_of(user.tenant, [agent]):
+            raise NotFound(f"agent {agent} does not exist")
+        account = report.accounts[0] if report.accounts else report.total
+        return json_reply({**account_document(account), "agent": agent})
+
+    async def losses(self, request: Request) -> Reply:
+        """`{count, losses}`, the newest first: each time that Redis lost its data."""
+        user = self._tokens.authenticate(request)
+        losses = await self._store.losses(user.tenant)
+        return json_reply({"count": len(losses), "losses": [asdict(loss) for loss in losses]})
+
+    async def _report(self, tenant: str) -> Report:
+        """One audit at a time for a tenant: who asks meanwhile, or shortly after, shares it."""
+        task = self._reports.get(tenant)
+        if task is None:
+            loop = asyncio.get_running_loop()
+            task = loop.create_task(self._auditor.report(tenant, most=_MAX_LIMIT))
+            task.add_done_callback(
+                lambda _: loop.call_later(_FRESH_S, self._reports.pop, tenant, None)
+            )
+            self._reports[tenant] = task
+        return await asyncio.shield(task)
+
+
+def _agent(request: Request) -> str:
+    text = request.params["uuid"]
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise BadRequest(f"agent {text[:64]!r} is not a UUID") from None
+
+
+def _limit(request: Request) -> int:
+    text = request.parameter("limit")
+    if text is None:
+        return _DEFAULT_LIMIT
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not 0 <= int(text) <= _MAX_LIMIT:
+        raise BadRequest(
+            f"parameter limit is {text[:64]!r}; allowed is a whole number from 0 to {_MAX_LIMIT}"
+        )
+    return int(text)
+
+
+def _flag(request: Request, name: str) -> bool:
+    text = request.parameter(name) or "false"
+    if text not in _FLAGS:
+        raise BadRequest(f"parameter {name} is {text[:64]!r}; allowed are true and false")
+    return _FLAGS[text]

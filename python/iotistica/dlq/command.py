@@ -1,0 +1,208 @@
+"""The commands: their arguments, their help, their exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from iotistica.command import DataDir, Json, failures
+
+EXIT_CODES = (
+    "\n\nExit codes: 0 done, 1 some letters are still bad, or failed, 2 wrong setting or argument."
+)
+_WHEN = "an ISO 8601 time, or how long ago: 90s, 15m, 2h, 7d."
+
+app = typer.Typer(
+    help="Dead letters: messages that could not be stored, with the reason and the original bytes.",
+    no_args_is_help=True,
+)
+
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", show_default=False)]
+All = Annotated[bool, typer.Option("--all", help="All letters of the tenant.")]
+Reason = Annotated[str | None, typer.Option(help="Only with this reason, such as json.")]
+Stage = Annotated[str | None, typer.Option(help="Only from this stage, such as decode.")]
+Agent = Annotated[str | None, typer.Option(help="Only of this agent.")]
+Since = Annotated[
+    str | None, typer.Option(metavar="TIME", help=f"Written at TIME or later: {_WHEN}")
+]
+Until = Annotated[
+    str | None, typer.Option(metavar="TIME", help=f"Written at TIME or before: {_WHEN}")
+]
+Tenant = Annotated[
+    str | None, typer.Option(help="Whose letters; a data directory has its own tenant.")
+]
+Stray = Annotated[
+    bool, typer.Option("--stray", help="Letters of messages that belonged to no tenant.")
+]
+
+
+@app.command(
+    "list",
+    help="List the youngest letters, or count them by reason, stage and agent." + EXIT_CODES,
+)
+def list_letters(
+    summary: Annotated[bool, typer.Option("--summary", help="Count them instead.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    cursor: Annotated[str | None, typer.Option(help="Go on where an earlier list ended.")] = None,
+    reason: Reason = None,
+    stage: Stage = None,
+    agent: Agent = None,
+    since: Since = None,
+    until: Until = None,
+    tenant: Tenant = None,
+    stray: Stray = False,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """A table, or counts."""
+    with failures(json):
+        from iotistica.dlq import choice, report, work
+
+        where = choice.chosen(None, reason, stage, agent, since, until)
+        place = choice.place(data_dir, tenant, stray=stray)
+        if summary:
+            found = asyncio.run(work.summary(place, where))
+            _print(found.described() if json else report.summary(found))
+            return
+        if cursor is not None:
+            choice.check_id(cursor)
+        page = asyncio.run(work.listed(place, where, limit=limit, after=cursor))
+        letters = [letter.described() for letter in page.letters]
+        _print({"letters": letters, "cursor": page.cursor} if json else report.listed(page))
+
+
+@app.command(
+    help="Show one letter: all that is known of it, and its payload decoded as far as it goes."
+    + EXIT_CODES
+)
+def show(
+    letter_id: Annotated[str, typer.Argument(metavar="ID")],
+    tenant: Tenant = None,
+    stray: Stray = False,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Fields, then the report of `iotistica decode`."""
+    with failures(json):
+        from iotistica.dlq import choice, report, work
+
+        choice.check_id(letter_id)
+        place = choice.place(data_dir, tenant, stray=stray)
+        letter, explained = asyncio.run(work.shown(place, letter_id))
+        document = work.whole(letter) | {"explained": explained}
+        _print(document if json else report.shown(letter, explained))
+
+
+@app.command(
+    help="Bring letters in: decode them again, store what is good, remove those that pass, keep "
+    "the others with their newest reason. What is in the table is not stored twice. Letters that "
+    "are written meanwhile are left alone. With --json, a line for each letter and the sums last."
+    + EXIT_CODES
+)
+def replay(
+    ids: Ids = None,
+    everything: All = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say of each letter what would happen; change nothing."),
+    ] = False,
+    reason: Reason = None,
+    stage: Stage = None,
+    agent: Agent = None,
+    since: Since = None,
+    until: Until = None,
+    tenant: Tenant = None,
+    stray: Stray = False,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Replay with proof."""
+    with failures(json):
+        from iotistica.dlq import choice, report, work
+
+        where = choice.chosen(ids, reason, stage, agent, since, until)
+        choice.not_by_accident(where, everything)
+        place = choice.place(data_dir, tenant, stray=stray)
+        done = asyncio.run(work.replayed(place, where, dry_run=dry_run, as_json=json))
+        sums = {"dry_run": dry_run, **done.totals.described(), "missing": done.missing}
+        _print(sums if json else report.replayed(done.totals, done.missing, dry_run=dry_run))
+        if done.error is not None:
+            raise done.error
+    if not done.clean:
+        raise typer.Exit(1)
+
+
+@app.command(help="Remove letters for good; what they hold is lost." + EXIT_CODES)
+def purge(
+    ids: Ids = None,
+    everything: All = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    reason: Reason = None,
+    stage: Stage = None,
+    agent: Agent = None,
+    since: Since = None,
+    until: Until = None,
+    tenant: Tenant = None,
+    stray: Stray = False,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Ask, then remove."""
+    with failures(json):
+        from iotistica.dlq import choice, work
+        from iotistica.errors import ConfigError
+
+        where = choice.chosen(ids, reason, stage, agent, since, until)
+        choice.not_by_accident(where, everything)
+        place = choice.place(data_dir, tenant, stray=stray)
+        if not yes:
+            if json or not sys.stdin.isatty():
+                raise ConfigError("--yes is not given, and there is nobody to ask")
+            count = asyncio.run(work.matching(place, where))
+            typer.confirm(f"Remove {count:,} letters of {place.tenant} for good?", abort=True)
+        removed = asyncio.run(work.purged(place, where))
+        _print({"purged": removed} if json else f"{removed:,} letters removed\n")
+
+
+@app.command(
+    help="Write letters out, payloads as base64, a line of JSON for each, oldest first."
+    + EXIT_CODES
+)
+def export(
+    ids: Ids = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Where to; without it, standard output.")
+    ] = None,
+    reason: Reason = None,
+    stage: Stage = None,
+    agent: Agent = None,
+    since: Since = None,
+    until: Until = None,
+    tenant: Tenant = None,
+    stray: Stray = False,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """All that match; all there are where nothing is chosen."""
+    with failures(json):
+        from iotistica.dlq import choice, work
+
+        where = choice.chosen(ids, reason, stage, agent, since, until)
+        place = choice.place(data_dir, tenant, stray=stray)
+        with work.file_of(file) as output:
+            written = asyncio.run(work.exported(place, where, output))
+        if file is not None:
+            _print({"exported": written} if json else f"{written:,} letters in {file}\n")
+
+
+def _print(what: dict[str, Any] | str) -> None:
+    """A document as a line of JSON, or a text as it is."""
+    if isinstance(what, str):
+        sys.stdout.write(what)
+    else:
+        sys.stdout.write(orjson.dumps(what, option=orjson.OPT_UTC_Z).decode() + "\n")

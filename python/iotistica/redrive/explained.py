@@ -1,0 +1,33 @@
+"""A letter's payload, explained as far as it can be decoded now."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from iotistica._native import Context, explain, parse_topic
+from iotistica.limits import limits_of
+from iotistica.settings import Settings
+from iotistica.streams import Letter, Streams
+
+_NOBODY = "00000000-0000-0000-0000-000000000000"
+
+
+async def explained(letter: Letter, streams: Streams, settings: Settings) -> dict[str, Any]:
+    """What each stage makes of the payload, with the dictionary of its agent; the agent counts as
+    known. Raises `StoreUnavailable`.
+    """
+    topic = letter.described()["topic"]
+    tenant, agent = letter.tenant, _NOBODY
+    with suppress(ValueError):
+        parsed = parse_topic(topic or "")
+        tenant, agent = parsed.tenant, parsed.agent
+    context = Context(tenant, limits_of(settings), key_compaction=settings.key_compaction)
+    if found := await streams.dictionary(agent):
+        with suppress(ValueError):  # a broken dictionary is as good as none
+            context.put_dictionary(agent, *found)
+    now_ms = time.time_ns() // 1_000_000
+    return dict(orjson.loads(explain(topic, letter.dead.data, context, now_ms=now_ms)))
