@@ -5,8 +5,10 @@ One process has one registry; its `/metrics` is `render()`. Names carry units.
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -22,6 +24,29 @@ REGISTRY = CollectorRegistry()
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
+class RecentHistogram(Histogram):
+    """A histogram that remembers its last hundred observations, for decisions and gauges."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._recent: deque[tuple[float, float]] = deque(maxlen=100)
+        super().__init__(*args, **kwargs)
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        """Take one observation into account."""
+        super().observe(amount, exemplar)
+        self._recent.append((time.monotonic(), amount))
+
+    def recent(self, within_s: float = 60.0) -> list[float]:
+        """The last hundred, without those that are older."""
+        since = time.monotonic() - within_s
+        return [amount for at, amount in self._recent if at >= since]
+
+    def p95(self, within_s: float = 60.0) -> float | None:
+        """Of `recent`; None where there is none."""
+        found = sorted(self.recent(within_s))
+        return found[int(0.95 * (len(found) - 1))] if found else None
+
+
 def _counter(name: str, text: str, *labels: str) -> Counter:
     return Counter(f"iotistica_{name}", text, labels, registry=REGISTRY)
 
@@ -30,8 +55,8 @@ def _gauge(name: str, text: str, *labels: str) -> Gauge:
     return Gauge(f"iotistica_{name}", text, labels, registry=REGISTRY)
 
 
-def _histogram(name: str, text: str, *labels: str) -> Histogram:
-    return Histogram(f"iotistica_{name}", text, labels, registry=REGISTRY, buckets=_SECONDS)
+def _histogram(name: str, text: str, *labels: str) -> RecentHistogram:
+    return RecentHistogram(f"iotistica_{name}", text, labels, registry=REGISTRY, buckets=_SECONDS)
 
 
 # Bridge
@@ -93,8 +118,33 @@ WRITE_FAILURES = _counter(
     "ingestion_write_failures_total", "Batches that PostgreSQL did not take", "kind"
 )
 WORKER_CRASHES = _counter(
-    "ingestion_worker_crashes_total", "Workers that a defect ended; each was started again"
+    "ingestion_worker_crashes_total", "Batches that a defect of ours ended; they stay pending"
 )
+WORKERS = _gauge("ingestion_workers", "Batches that may be under way at once")
+WORKERS_BUSY = _gauge("ingestion_workers_busy", "Batches that are being encoded or committed")
+TENANTS = _gauge("ingestion_tenants", "Tenants whose streams are read")
+LANES_QUEUED = _gauge("ingestion_lanes_queued", "Streams that have entries and wait for their turn")
+LAG_SECONDS = _gauge(
+    "ingestion_lag_seconds", "Longest that an entry waited to be read, within the last second"
+)
+CLAIMED = _counter("ingestion_claimed_entries_total", "Entries taken over from dead consumers")
+CONSUMERS_REMOVED = _counter(
+    "ingestion_consumers_removed_total", "Consumers removed that held nothing and did nothing"
+)
+GROUPS_RECREATED = _counter(
+    "ingestion_groups_recreated_total", "Consumer groups that Redis had lost", "tenant"
+)
+LOST_AT_MOST = _counter(
+    "ingestion_lost_entries_at_most_total", "Entries that may have gone with lost groups", "tenant"
+)
+BACKPRESSURE = _counter(
+    "ingestion_backpressure_total", "Times that less was read to spare the database", "reason"
+)
+BATCH_SHARE = _gauge("ingestion_batch_share", "Share of a full batch that is read at once")
+LOOP_DELAY_SECONDS = _histogram(
+    "event_loop_delay_seconds", "How much later than asked for the event loop calls back"
+)
+DATABASE_POOL = _gauge("database_pool_connections", "Connections of the pool", "state")
 STAGE_SECONDS = _histogram("ingestion_stage_seconds", "Time of a batch in one stage", "stage")
 DWELL_SECONDS = _histogram("ingestion_dwell_seconds", "Accepted by Redis to committed")
 BREAKER_STATE = _gauge("breaker_state", "0 closed, 1 half-open, 2 open", "server")
@@ -109,10 +159,14 @@ DIVERTED = _counter("ingestion_diverted_total", "Messages moved to the backfill 
 SETTLED_BEFORE = _counter(
     "ingestion_settled_before_total", "Entries that had been settled when they were to be"
 )
-STREAM_LENGTH = _gauge("ingestion_stream_entries", "Entries in the ingestion stream", "tenant")
-STREAM_LAG = _gauge("ingestion_lag_entries", "Entries not yet delivered to the group", "tenant")
+STREAM_LENGTH = _gauge(
+    "ingestion_stream_entries", "Entries in an ingestion stream", "tenant", "feed"
+)
+STREAM_LAG = _gauge(
+    "ingestion_lag_entries", "Entries not yet delivered to the group", "tenant", "feed"
+)
 STREAM_PENDING = _gauge(
-    "ingestion_pending_entries", "Entries delivered and not acknowledged", "tenant"
+    "ingestion_pending_entries", "Entries delivered and not acknowledged", "tenant", "feed"
 )
 DLQ_LENGTH = _gauge("dead_letter_entries", "Entries in the dead-letter stream", "tenant")
 DLQ_BOUND = _gauge(
@@ -143,6 +197,12 @@ LEDGER_UNSEEN = _counter(
     "Messages between that snapshot and the loss, estimated; most were stored, none is counted",
     "tenant",
 )
+
+# Redis
+REDIS_CONNECTED = _gauge("redis_connected", "1 while Redis answers")
+REDIS_RECONNECTS = _counter("redis_reconnects_total", "Connections to Redis made again")
+REDIS_FULL = _counter("redis_out_of_memory_total", "Commands that a full Redis refused")
+REDIS_MEMORY = _gauge("redis_memory_bytes", "Memory of Redis: used, and the most it may", "kind")
 
 # Web
 HTTP_REQUESTS = _counter("http_requests_total", "HTTP requests answered", "route", "status")

@@ -83,19 +83,25 @@ class Quotas:
 
         What is over quota is not paid: it goes another way and must not make the next wait longer.
         """
-        quota = self._own.get(tenant, self._default).over(self._default)
-        due = []
-        for name, amount in amounts.items():
-            bucket = self._bucket(tenant, name, getattr(quota, f"{name}_per_s"))
-            if bucket is not None:
-                due.append((bucket, amount))
-        if not all(bucket.has_tokens() for bucket, _ in due):
+        if not all(self.within(tenant, name) for name in amounts):
             return False
-        for bucket, amount in due:
-            bucket.take(amount)
+        for name, amount in amounts.items():
+            self.pay(tenant, name, amount)
         return True
 
-    def _bucket(self, tenant: str, name: str, rate: float | None) -> Bucket | None:
+    def within(self, tenant: str, name: str) -> bool:
+        """Whether any messages, bytes or readings are within the quota now."""
+        bucket = self._bucket(tenant, name)
+        return bucket is None or bucket.has_tokens()
+
+    def pay(self, tenant: str, name: str, amount: float) -> None:
+        """Count what has passed."""
+        if (bucket := self._bucket(tenant, name)) is not None:
+            bucket.take(amount)
+
+    def _bucket(self, tenant: str, name: str) -> Bucket | None:
+        quota = self._own.get(tenant, self._default).over(self._default)
+        rate: float | None = getattr(quota, f"{name}_per_s")
         if rate is None:
             self._buckets.pop((tenant, name), None)
             return None

@@ -8,6 +8,7 @@ of `NAME=value` lines that stand in for what the environment does not say.
 from __future__ import annotations
 
 import os
+from collections.abc import Set
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -17,13 +18,20 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from iotistica.breaker import Breaker
 from iotistica.errors import ConfigError
+from iotistica.profiles import PROFILES, Profile
 from iotistica.quotas import Quota
 
 MIB = 1024 * 1024
+EXPRESS_WORKERS = 2
+"""Batches under way beside those of `ingestion_workers`: small ones of tenants that wait."""
 
 
 def _names(field: str, *aliases: str) -> AliasChoices:
     return AliasChoices(f"IOTISTICA_{field.upper()}", *aliases, field)
+
+
+def _autoscale(rule: str) -> AliasChoices:
+    return _names(f"autoscale_{rule}", f"AUTOSCALE_{rule.upper()}")
 
 
 class Settings(BaseSettings):
@@ -136,15 +144,68 @@ class Settings(BaseSettings):
     # Ingestion: Redis to PostgreSQL
     ingestion_host: str = "127.0.0.1"
     ingestion_port: Annotated[int, Field(ge=0, le=65535)] = 3003
+    ingestion_profile: Annotated[
+        Profile, Field(validation_alias=_names("ingestion_profile", "INGESTION_PROFILE"))
+    ] = "balanced"
+    # Batches under way at once: how many at the start, and between which bounds lag moves it.
     ingestion_workers: Annotated[
         int, Field(ge=1, le=64, validation_alias=_names("ingestion_workers", "WORKER_COUNT"))
     ] = 2
-    read_max_entries: Annotated[int, Field(ge=1, le=100_000)] = 200
-    read_block_ms: Annotated[int, Field(ge=1, le=4000)] = 500
+    autoscale_min_workers: Annotated[
+        int, Field(ge=1, le=64, validation_alias=_autoscale("min_workers"))
+    ] = 2
+    autoscale_max_workers: Annotated[
+        int, Field(ge=1, le=64, validation_alias=_autoscale("max_workers"))
+    ] = 4
+    autoscale_lag_target_ms: Annotated[
+        float, Field(gt=0, validation_alias=_autoscale("lag_target_ms"))
+    ] = 5_000
+    autoscale_lag_scale_up_ms: Annotated[
+        float, Field(gt=0, validation_alias=_autoscale("lag_scale_up_ms"))
+    ] = 2_000
+    autoscale_lag_critical_ms: Annotated[
+        float, Field(gt=0, validation_alias=_autoscale("lag_critical_ms"))
+    ] = 10_000
+    autoscale_scale_down_stable_checks: Annotated[
+        int, Field(ge=1, validation_alias=_autoscale("scale_down_stable_checks"))
+    ] = 6
+    autoscale_cooldown_ms: Annotated[
+        float, Field(ge=0, validation_alias=_autoscale("cooldown_ms"))
+    ] = 3_000
+    autoscale_db_block_pct: Annotated[
+        float, Field(gt=0, le=100, validation_alias=_autoscale("db_block_pct"))
+    ] = 80
+    # A batch: about so many readings, at most so many stream entries (of up to 400 messages each).
+    batch_readings: Annotated[int, Field(ge=1, le=1_000_000)] = 50_000
+    read_max_entries: Annotated[
+        int, Field(ge=1, le=100_000, validation_alias=_names("read_max_entries", "BATCH_SIZE"))
+    ] = 200
+    # What late data gets of the work while live data waits.
+    backfill_share: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     claim_idle_ms: Annotated[int, Field(ge=0)] = 60_000
     database_pool_size: Annotated[
         int, Field(ge=1, le=100, validation_alias=_names("database_pool_size", "DB_POOL_SIZE"))
     ] = 8
+    # From these marks on ingestion reads less: connections in use, the time of one commit.
+    database_saturation_high_pct: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=100,
+            validation_alias=_names(
+                "database_saturation_high_pct", "DB_SATURATION_HIGH_WATERMARK_PCT"
+            ),
+        ),
+    ] = 80
+    database_backpressure_sleep_ms: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=60_000,
+            validation_alias=_names("database_backpressure_sleep_ms", "DB_BACKPRESSURE_SLEEP_MS"),
+        ),
+    ] = 250
+    database_commit_high_ms: Annotated[float, Field(gt=0)] = 5_000
     database_connect_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     database_statement_timeout_s: Annotated[float, Field(gt=0)] = 15.0
     database_pgbouncer: bool = False
@@ -159,7 +220,7 @@ class Settings(BaseSettings):
         int, Field(ge=1, le=100, validation_alias=_names("max_insert_attempts", "MAX_RETRIES"))
     ] = 3
     # Messages all of whose readings are older go to the backfill stream; 0 never.
-    backfill_after_s: Annotated[float, Field(ge=0)] = 0.0
+    backfill_after_s: Annotated[float, Field(ge=0)] = 900.0
 
     # What holds data while a server is away (both services)
     breaker_failures: Annotated[int, Field(ge=1, le=1000)] = 5
@@ -218,11 +279,48 @@ class Settings(BaseSettings):
         if file is not None and not Path(file).is_file():
             raise ConfigError(f"IOTISTICA_ENV_FILE is {file}; there is no such file")
         try:
-            return cls(**{"_env_file": file, **overrides})._composed()
+            return cls(**{"_env_file": file, **overrides})._with_profile()._composed()
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             name = ".".join(str(part) for part in first["loc"]) or "settings"
             raise ConfigError(f"setting {name}: {first['msg']}") from None
+
+    def _with_profile(self) -> Settings:
+        """Fill in what the profile says and nobody set. Raises `ConfigError`."""
+        explicit = self.model_fields_set
+        profile = PROFILES[self.ingestion_profile]
+        values = {name: value for name, value in profile.items() if name not in explicit}
+        filled = self.model_copy(update=values)
+        return filled.model_copy(update=filled._with_room(explicit))
+
+    def _with_room(self, explicit: Set[str]) -> dict[str, int]:
+        """Numbers of workers and connections: what is set moves what is not.
+
+        So WORKER_COUNT=1 alone means one worker at the start, and at least. Raises `ConfigError`.
+        """
+        first, pool = self.ingestion_workers, self.database_pool_size
+        least, most = self.autoscale_min_workers, self.autoscale_max_workers
+        if "autoscale_max_workers" not in explicit:
+            most = max(most, least, first if "ingestion_workers" in explicit else 0)
+        if "autoscale_min_workers" not in explicit:
+            least = min(least, most, first)
+        if "ingestion_workers" not in explicit:
+            first = max(least, min(first, most))
+        if not least <= first <= most:
+            raise ConfigError(
+                f"AUTOSCALE_MIN_WORKERS is {least}, WORKER_COUNT {first}, AUTOSCALE_MAX_WORKERS "
+                f"{most}; they must not fall"
+            )
+        if "database_pool_size" not in explicit:
+            # All workers at once are no reason to read less.
+            busy = 100 * (most + EXPRESS_WORKERS) / self.database_saturation_high_pct
+            pool = min(max(pool, int(busy) + 1), 100)
+        return {
+            "ingestion_workers": first,
+            "autoscale_min_workers": least,
+            "autoscale_max_workers": most,
+            "database_pool_size": pool,
+        }
 
     def _composed(self) -> Settings:
         """Compose what the reference gives in parts or in other units."""

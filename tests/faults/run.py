@@ -57,11 +57,13 @@ class Deck:
                 return fault
 
 
-async def run(options: Namespace, faults: Sequence[Fault], console: Console) -> Report:
-    """Play episodes until the time is over and enough was killed; what they showed."""
+async def run(
+    options: Namespace, faults: Sequence[Fault], report: Report, console: Console
+) -> None:
+    """Play episodes until the time is over and enough was killed; `report` takes them in."""
     made = Options(broker=options.broker, ingestions=options.ingestions)
     rng = random.Random(options.seed)
-    deck, report = Deck(faults, rng), Report(seed=options.seed)
+    deck = Deck(faults, rng)
     async with running(made, keep=options.keep) as rig:
         report.directory = str(rig.directory)
         crew = await muster(plan(options.rate, options.readings), rig.target)
@@ -72,7 +74,6 @@ async def run(options: Namespace, faults: Sequence[Fault], console: Console) -> 
                 outcome = await _attempt(rig, crew, fault, rng, report)
                 report.kills = rig.kills.total()
                 _say(console, fault, outcome, report)
-    return report
 
 
 async def _attempt(
@@ -165,9 +166,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not faults:
         print(f"nothing to inject: {skipped}", file=sys.stderr)
         return 2
-    with _ended_by_sigterm():
-        report = asyncio.run(run(options, faults, console))
-    report.skipped = skipped
+    report = Report(seed=options.seed, skipped=skipped)
+    # What was seen until an interrupt is reported all the same.
+    with _ended_by_sigterm(), contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(run(options, faults, report, console))
     Console(width=None if sys.stdout.isatty() else 110).print(report.table())
     if options.json:
         sys.stdout.write(orjson.dumps(report.document()).decode() + "\n")

@@ -93,6 +93,8 @@ def settings(database: str, redis_url: str, **overrides: Any) -> Settings:
         "read_block_ms": 50,
         "tenant_refresh_s": 0.1,
         "breaker_probe_s": 0.3,
+        # Their readings are an hour old, for they may not lie in the future.
+        "backfill_after_s": 0.0,
     }
     return Settings(database_url=database, redis_url=redis_url, **(quick | overrides))
 
@@ -637,6 +639,7 @@ async def start_process(
         "IOTISTICA_INGESTION_PORT": str(port),
         "IOTISTICA_CLAIM_IDLE_MS": "500",
         "IOTISTICA_TENANT_REFRESH_S": "0.1",
+        "IOTISTICA_BACKFILL_AFTER_S": "0",
         **more,
     }
     return await asyncio.create_subprocess_exec(

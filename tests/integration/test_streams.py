@@ -12,7 +12,8 @@ import pytest
 import redis.asyncio
 
 from iotistica.errors import BadRequest, ConfigError, StoreUnavailable
-from iotistica.streams import DeadLetter, Entry, Settlement, StreamDepth, Streams
+from iotistica.keys import Feed
+from iotistica.streams import FIRST, DeadLetter, Entry, Settlement, StreamDepth, Streams
 
 AGENT = "0a8b3b0e-5c1e-4f0e-9d55-0242ac120002"
 FIELDS = [b"1795453097011-0 i/T/a/A/endpoints/x", b"\x78\x9c\x00\xff", b"1795453097011-1 y", b""]
@@ -132,11 +133,11 @@ async def test_idle_entries_are_claimed_and_held_ones_are_not(
     ids = [await streams.add(tenant, FIELDS) for _ in range(2)]
     await streams.ensure_group(tenant)
     await streams.read(tenant, "dead", count=10, block_ms=10)
-    assert await streams.claim(tenant, "heir", min_idle_ms=60_000, count=10) == []
+    assert await streams.claim(tenant, "heir", min_idle_ms=60_000, count=10) == ([], FIRST)
     claimed: list[Entry] = []
     while not claimed:
         await streams.hold(tenant, "dead", ids[:1])
-        claimed = await streams.claim(tenant, "heir", min_idle_ms=50, count=10)
+        claimed, _ = await streams.claim(tenant, "heir", min_idle_ms=50, count=10)
     assert claimed == [(ids[1], FIELDS)]
 
 
@@ -149,9 +150,72 @@ async def test_lost_group_is_made_again_and_nothing_is_skipped(
     await raw.xgroup_destroy(
         f"tenant:{{{tenant}}}:agent:devices:ingestion", f"{tenant}:device-writers"
     )
-    assert await streams.claim(tenant, "one", min_idle_ms=0, count=10) == []  # made it
+    assert await streams.claim(tenant, "one", min_idle_ms=0, count=10) == ([], FIRST)  # made it
     again = await streams.read(tenant, "one", count=10, block_ms=10)
     assert [entry[0] for entry in again] == [entry_id]
+
+
+async def test_every_page_of_idle_entries_is_claimed(streams: Streams, tenant: str) -> None:
+    ids = [await streams.add(tenant, FIELDS) for _ in range(7)]
+    await streams.ensure_group(tenant)
+    await streams.read(tenant, "dead", count=10, block_ms=10)
+    claimed: list[bytes] = []
+    start, pages = FIRST, 0
+    while pages == 0 or start != FIRST:
+        page, start = await streams.claim(tenant, "heir", min_idle_ms=0, count=3, start=start)
+        claimed += [entry[0] for entry in page]
+        pages += 1
+    assert claimed == ids
+    assert pages == 3
+
+
+async def test_of_several_who_miss_a_group_one_makes_it(streams: Streams, tenant: str) -> None:
+    assert await streams.ensure_group(tenant)
+    assert not await streams.ensure_group(tenant)
+
+
+async def test_a_group_that_was_lost_is_told(
+    streams: Streams, tenant: str, raw: redis.asyncio.Redis
+) -> None:
+    lost: list[tuple[str, Feed]] = []
+    streams.on_lost = lambda tenant, feed: lost.append((tenant, feed))
+    await streams.ensure_group(tenant, Feed.BACKFILL)
+    assert lost == []
+    await raw.flushall()
+    assert await streams.read(tenant, "one", count=1, block_ms=0, feed=Feed.BACKFILL) == []
+    await streams.restore_group(tenant, Feed.BACKFILL)
+    assert lost == [(tenant, Feed.BACKFILL)]
+
+
+async def test_consumers_that_hold_entries_are_never_removed(
+    streams: Streams, tenant: str, raw: redis.asyncio.Redis
+) -> None:
+    await streams.ensure_group(tenant)
+    entry_id = await streams.add(tenant, FIELDS)
+    await streams.read(tenant, "holder", count=1, block_ms=0)
+    for name in ("gone", "ours"):
+        await raw.xgroup_createconsumer(
+            f"tenant:{{{tenant}}}:agent:devices:ingestion", f"{tenant}:device-writers", name
+        )
+    assert await streams.remove_consumers(tenant, min_idle_ms=60_000) == []
+    assert await streams.remove_consumers(tenant, min_idle_ms=0, keep="ours") == [b"gone"]
+    assert await streams.remove_consumers(tenant, min_idle_ms=0, only="holder") == []
+    await streams.settle(tenant, Settlement(ids=[entry_id]))
+    assert await streams.remove_consumers(tenant, min_idle_ms=0, only="holder") == [b"holder"]
+    assert await streams.remove_consumers(tenant, min_idle_ms=0) == [b"ours"]
+
+
+async def test_consumers_of_a_stream_that_is_gone_are_none(streams: Streams, tenant: str) -> None:
+    assert await streams.remove_consumers(tenant, min_idle_ms=0) == []
+
+
+async def test_dead_letters_of_many_tenants_are_counted_at_once(
+    streams: Streams, tenant: str
+) -> None:
+    await streams.dead_letter(tenant, [letter(b""), letter(b"")])
+    tenants = [f"t{number}" for number in range(300)]
+    counts = await streams.dead_letter_counts([*tenants, tenant])
+    assert counts == {**dict.fromkeys(tenants, 0), tenant: 2}
 
 
 async def test_depth_of_nothing_is_zero(streams: Streams, tenant: str) -> None:

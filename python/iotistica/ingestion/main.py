@@ -1,4 +1,4 @@
-"""Entry point of an ingestion process: a worker for every tenant, metrics, and a graceful stop."""
+"""Entry point of an ingestion process: it reads for all tenants, measures, and stops gracefully."""
 
 from __future__ import annotations
 
@@ -15,32 +15,43 @@ from typing import Any
 
 import uvloop
 
-from iotistica import keys, log, metrics, ops
+from iotistica import keys, log, metrics, metrics_aliases, ops
 from iotistica.backoff import Backoff
 from iotistica.encoder import Encoder
 from iotistica.errors import StoreUnavailable
+from iotistica.ingestion import upkeep
 from iotistica.ingestion.bookkeeper import Bookkeeper
 from iotistica.ingestion.letter_alarm import Kind, LetterAlarm
+from iotistica.ingestion.pressure import Pressure
+from iotistica.ingestion.reader import Reader
 from iotistica.ingestion.replay import Replayer
+from iotistica.ingestion.scaling import PERIOD_S as _SCALING_PERIOD_S
+from iotistica.ingestion.scaling import Scaling
+from iotistica.ingestion.slots import Slots
 from iotistica.ingestion.station import Lane, Station
-from iotistica.ingestion.worker import Worker
 from iotistica.ingestion.writer import Writer
 from iotistica.keys import Feed
-from iotistica.settings import Settings
+from iotistica.quotas import Quotas
+from iotistica.settings import EXPRESS_WORKERS, Settings
 from iotistica.spool import Spool
 from iotistica.store.agents import AgentStore
 from iotistica.store.ledger import LedgerStore
-from iotistica.store.pool import Pool, is_transient, open_pool
+from iotistica.store.pool import Pool, is_transient, open_pool, use_of
 from iotistica.store.readings import ReadingStore
-from iotistica.store.tenants import tenant_ids
+from iotistica.store.tenants import tenant_ids, tenant_quotas
 from iotistica.streams import Streams
 
 _LOG = log.get(__name__)
 
 _DEPTH_PERIOD_S = 5.0
+_LOOP_PERIOD_S = 0.5
 _DAYS_PERIOD_S = 3600.0
+_QUOTAS_PERIOD_S = 10.0
 _DAYS_AHEAD = 3
 _CLOSE_S = 0.5
+_LEAVE_S = 1.0
+_IDLE_CONSUMER_CLAIMS = 10
+"""A consumer without entries that did nothing for so many times `claim_idle_ms` has left."""
 
 
 def run(settings: Settings) -> None:
@@ -66,7 +77,8 @@ async def opened(settings: Settings, stopping: asyncio.Event) -> AsyncIterator[I
     """A process's connections, closed at the end. Raises `ConfigError`."""
     streams = Streams(settings.require("redis_url"))
     pool = await open_pool(settings, application_name="iotistica-ingestion")
-    executor = ThreadPoolExecutor(settings.ingestion_workers, "encode")
+    threads = settings.autoscale_max_workers + EXPRESS_WORKERS
+    executor = ThreadPoolExecutor(threads, "encode")
     store = ReadingStore(pool)
     station = Station(
         settings=settings,
@@ -74,7 +86,10 @@ async def opened(settings: Settings, stopping: asyncio.Event) -> AsyncIterator[I
         writer=Writer(store),
         breaker=settings.breaker(),
         spool=Spool(settings.spool_root("ingestion"), max_bytes=settings.spool_max_bytes),
-        slots=asyncio.Semaphore(settings.ingestion_workers),
+        slots=Slots(settings.ingestion_workers),
+        express=Slots(EXPRESS_WORKERS),
+        pressure=Pressure(high_ms=settings.database_commit_high_ms),
+        pool_pct=lambda: use_of(pool).percent,
         stopping=stopping,
         alarm=LetterAlarm(bound=settings.dlq_max_entries, share=settings.dlq_share_alarm),
     )
@@ -91,10 +106,14 @@ async def opened(settings: Settings, stopping: asyncio.Event) -> AsyncIterator[I
 
 
 class Ingestion:
-    """One process: finds tenants, runs their workers, measures, makes partitions ahead."""
+    """One process: finds tenants, reads for them, measures, makes partitions ahead."""
 
     def __init__(
-        self, station: Station, pool: Pool, store: ReadingStore, executor: ThreadPoolExecutor
+        self,
+        station: Station,
+        pool: Pool,
+        store: ReadingStore,
+        executor: ThreadPoolExecutor,
     ) -> None:
         self._station = station
         self._pool = pool
@@ -106,11 +125,15 @@ class Ingestion:
             LedgerStore(pool),
             period_s=station.settings.ledger_snapshot_s,
         )
-        self._workers: dict[str, asyncio.Task[None]] = {}
         self._encoders: dict[str, Encoder] = {}
+        self._process = process_name()
+        self._quotas = Quotas(default=station.settings.quota())
+        self._reader = Reader(station, quotas=self._quotas)
+        self._scaling = Scaling(station, self._reader)
         self.replayer = Replayer(station, self._lane)
         metrics.observe_breaker("postgresql", station.breaker)
         metrics.observe_spool(station.spool)
+        metrics_aliases.register()
         station.troubles["start"] = "the tenants have not been read yet"
 
     def troubles(self) -> list[str]:
@@ -122,33 +145,48 @@ class Ingestion:
 
     def details(self) -> Mapping[str, Any]:
         """Members of `/health`."""
+        slots, depths = self._station.slots, [lane.depth for lane in self._reader.lanes]
         return {
-            "tenants": len(self._workers),
+            "tenants": len(self._encoders),
+            "workers": {"busy": slots.taken, "most": slots.size},
+            "entries": {
+                "unread": sum(depth.lag for depth in depths if depth),
+                "pending": sum(depth.pending for depth in depths if depth),
+            },
+            "batch_share": self._station.pressure.share,
+            "losses": [loss.describe() for loss in self._reader.lookout.losses],
             "troubles": self.troubles(),
             "alarms": self._station.alarm.sentences,
         }
 
     async def run(self) -> None:
         """Until stopping; then waits for what is in hand, at most `stop_grace_s`."""
+        settings = self._station.settings
+        claim_idle_s = settings.claim_idle_ms / 1000
         chores = [
-            asyncio.create_task(self._every(period_s, chore))
+            asyncio.create_task(self._every(max(period_s, 0.1), chore))
             for period_s, chore in (
-                (max(self._station.settings.tenant_refresh_s, 0.1), self._find_tenants),
+                (settings.tenant_refresh_s, self._find_tenants),
                 (_DEPTH_PERIOD_S, self._measure),
                 (_DAYS_PERIOD_S, self._make_days_ahead),
-                (self._station.settings.ledger_snapshot_s, self._keep_books),
+                (settings.ledger_snapshot_s, self._keep_books),
+                (_LOOP_PERIOD_S, upkeep.sample_loop),
+                (_SCALING_PERIOD_S, self._scaling.check),
+                (_QUOTAS_PERIOD_S, self._read_quotas),
+                (claim_idle_s, self._remove_consumers),
             )
         ]
         chores.append(asyncio.create_task(self.replayer.run()))
+        reading = asyncio.create_task(self._reader.run())
         stopping = asyncio.create_task(self._station.stopping.wait())
-        await asyncio.wait({stopping, *chores}, return_when=asyncio.FIRST_COMPLETED)
-        broken = [chore for chore in chores if chore.done()]
+        tasks = {stopping, reading, *chores}
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         self._station.stopping.set()
-        await self._finish({stopping, *chores, *self._workers.values()})
+        await self._finish(tasks)
         with suppress(StoreUnavailable, TimeoutError):
             await asyncio.wait_for(self._bookkeeper.close(), _CLOSE_S)
-        for chore in broken:
-            chore.result()  # raises the defect that ended it
+        for task in done:
+            task.result()  # raises the defect that ended it
 
     async def _finish(self, tasks: set[asyncio.Task[Any]]) -> None:
         grace_s = self._station.settings.stop_grace_s
@@ -160,6 +198,11 @@ class Ingestion:
             for task in late:
                 task.cancel()
             await asyncio.wait(late, timeout=_CLOSE_S)
+        else:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(
+                    upkeep.leave(self._station.streams, self._reader.lanes), _LEAVE_S
+                )
         _LOG.info("ingestion stopped", unfinished=len(late))
 
     async def _every(self, period_s: float, chore: Callable[[], Awaitable[None]]) -> None:
@@ -185,20 +228,9 @@ class Ingestion:
             raise
         self._station.troubles.pop("start", None)
         self._station.well("PostgreSQL (tenants)")
-        for tenant in sorted(tenants - self._workers.keys()):
-            self._workers[tenant] = asyncio.create_task(self._work_for(tenant))
-
-    async def _work_for(self, tenant: str) -> None:
-        """Run the tenant's worker; a defect of ours must not end the others, nor go unseen."""
-        backoff = Backoff()
-        worker = Worker(self._lane(tenant, Feed.LIVE))
-        while not self._station.stopping.is_set():
-            try:
-                await worker.run()
-            except Exception:
-                metrics.WORKER_CRASHES.inc()
-                _LOG.exception("worker crashed", tenant=tenant)
-                await self._station.pause(backoff.next_s())
+        for tenant in sorted(tenants - self._encoders.keys()):
+            for feed in Feed:
+                self._reader.serve(self._lane(tenant, feed))
 
     def _lane(self, tenant: str, feed: Feed) -> Lane:
         if tenant not in self._encoders:
@@ -211,25 +243,22 @@ class Ingestion:
             )
         return Lane(
             tenant=tenant,
-            consumer=consumer_name(tenant),
+            consumer=f"{tenant}:{self._process}",
             encoder=self._encoders[tenant],
             station=self._station,
             feed=feed,
         )
 
     async def _measure(self) -> None:
-        for tenant in list(self._workers):
-            depth = await self._station.streams.depth(tenant)
-            metrics.STREAM_LENGTH.labels(tenant).set(depth.entries)
-            metrics.STREAM_LAG.labels(tenant).set(depth.lag)
-            metrics.STREAM_PENDING.labels(tenant).set(depth.pending)
+        await upkeep.measure(self._station.streams, self._reader.lanes, use_of(self._pool))
         await self._watch_letters()
 
     async def _watch_letters(self) -> None:
         """Dead letters, also those of no tenant; what is wrong with them is said once."""
         alarm = self._station.alarm
-        for tenant in (*self._workers, keys.STRAY):
-            letters = await self._station.streams.letters.count(tenant)
+        tenants = (*self._encoders, keys.STRAY)
+        counts = await self._station.streams.dead_letter_counts(tenants)
+        for tenant, letters in counts.items():
             alarm.measured(tenant, letters=letters)
             metrics.DLQ_LENGTH.labels(tenant).set(letters)
             metrics.DLQ_BOUND.labels(tenant).set(alarm.fill(tenant))
@@ -242,16 +271,29 @@ class Ingestion:
             _LOG.info("an alarm about dead letters is over", kind=one.kind, tenant=one.tenant)
 
     async def _keep_books(self) -> None:
-        await self._bookkeeper.run_once(self._workers)
+        await self._bookkeeper.run_once(list(self._encoders))
+
+    async def _read_quotas(self) -> None:
+        self._quotas.set(await tenant_quotas(self._pool))
+
+    async def _remove_consumers(self) -> None:
+        await upkeep.remove_consumers(
+            self._station.streams,
+            self._reader.lanes,
+            idle_ms=self._station.settings.claim_idle_ms * _IDLE_CONSUMER_CLAIMS,
+        )
 
     async def _make_days_ahead(self) -> None:
         today = int(time.time() // 86_400)
         await self._store.make_days(range(today - 1, today + _DAYS_AHEAD))
 
 
-def consumer_name(tenant: str) -> str:
-    """`{tenant}:{host}:{process id}`, after reference section 3, but unique to the process."""
+def process_name() -> str:
+    """`{host}:{process id}`: with the tenant before it, the name of a consumer.
+
+    After reference section 3, but unique to the process.
+    """
     host = os.environ.get("HOSTNAME") or socket.gethostname()
     if not any(sign in host for sign in "-_."):
         host = uuid.uuid4().hex  # a bare name such as `localhost` may stand on many machines
-    return f"{tenant}:{host}:{os.getpid()}"
+    return f"{host}:{os.getpid()}"

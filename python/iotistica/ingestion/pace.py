@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-_TARGET_READINGS = 50_000
-"""Readings to a COPY: larger batches cost PostgreSQL no less per row, only memory and delay."""
 _FIRST_ENTRIES = 8
+_FIRST_READINGS_PER_ENTRY = 400
 _MEMORY = 0.7
 
 
@@ -15,13 +14,16 @@ class Pace:
         self._most_entries = most_entries
         self._readings_per_entry = 0.0
 
-    @property
-    def count(self) -> int:
-        """Entries that make about one batch."""
+    def entries_for(self, readings: float) -> int:
+        """Entries that hold about so many readings; at least one."""
+        most = self._most_entries
         if not self._readings_per_entry:
-            return min(_FIRST_ENTRIES, self._most_entries)
-        wanted = int(_TARGET_READINGS / self._readings_per_entry)
-        return max(1, min(wanted, self._most_entries))
+            most = min(_FIRST_ENTRIES, most)
+        return max(1, min(int(readings / self.readings_in(1)), most))
+
+    def readings_in(self, entries: int) -> float:
+        """Readings that so many entries hold, as far as is known."""
+        return entries * (self._readings_per_entry or _FIRST_READINGS_PER_ENTRY)
 
     def learn(self, *, entries: int, readings: int) -> None:
         """Take a batch into account."""

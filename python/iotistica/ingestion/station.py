@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -10,6 +11,8 @@ from iotistica import log
 from iotistica.breaker import Breaker
 from iotistica.encoder import Encoder
 from iotistica.ingestion.letter_alarm import LetterAlarm
+from iotistica.ingestion.pressure import Pressure
+from iotistica.ingestion.slots import Slots
 from iotistica.ingestion.writer import Writer
 from iotistica.keys import Feed
 from iotistica.settings import Settings
@@ -29,8 +32,13 @@ class Station:
     breaker: Breaker
     """One for all that write to PostgreSQL, from streams and from the spool."""
     spool: Spool
-    slots: asyncio.Semaphore
+    slots: Slots
     """Batches that may be encoded and committed at once, over all tenants."""
+    express: Slots
+    """A few more, for small batches of tenants that have nothing else under way."""
+    pressure: Pressure
+    pool_pct: Callable[[], float]
+    """Share of the connections to PostgreSQL that are in use now."""
     stopping: asyncio.Event
     alarm: LetterAlarm
     troubles: dict[str, str] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -49,6 +50,30 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         return not is_refusal(error)
     return isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolUse:
+    """Connections of a pool."""
+
+    open: int
+    idle: int
+    most: int
+
+    @property
+    def active(self) -> int:
+        """Connections in use."""
+        return self.open - self.idle
+
+    @property
+    def percent(self) -> float:
+        """Share of the most there may be that is in use."""
+        return 100 * self.active / self.most
+
+
+def use_of(pool: Pool) -> PoolUse:
+    """How much of a pool is in use now."""
+    return PoolUse(pool.get_size(), pool.get_idle_size(), pool.get_max_size())
 
 
 @contextmanager

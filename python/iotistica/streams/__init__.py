@@ -4,12 +4,15 @@ from iotistica.streams.client import Entry
 from iotistica.streams.ledger import InFlight, Ledger
 from iotistica.streams.letter import DeadLetter, Filter, Letter
 from iotistica.streams.letters import Letters
-from iotistica.streams.telemetry import Settlement, StreamDepth, Streams
+from iotistica.streams.telemetry import FIRST, Settlement, StreamDepth, Streams
+from iotistica.streams.watch import GroupDepth, Survey, Watch, watching
 
 __all__ = [
+    "FIRST",
     "DeadLetter",
     "Entry",
     "Filter",
+    "GroupDepth",
     "InFlight",
     "Ledger",
     "Letter",
@@ -17,4 +20,7 @@ __all__ = [
     "Settlement",
     "StreamDepth",
     "Streams",
+    "Survey",
+    "Watch",
+    "watching",
 ]

@@ -10,8 +10,9 @@ import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
+from iotistica import metrics
 from iotistica.errors import ConfigError, StoreUnavailable
 
 Entry = tuple[bytes, list[bytes]]
@@ -22,12 +23,12 @@ Argument = str | bytes | int
 _CONNECT_TIMEOUT_S = 5.0
 
 
-def connect(url: str, *, timeout_s: float) -> Redis:
+def connect(url: str, *, timeout_s: float, protocol: int = 2) -> Redis:
     """A client that never retries by itself. Raises `ConfigError`."""
     try:
         client = Redis.from_url(
             url,
-            protocol=2,
+            protocol=protocol,
             decode_responses=False,
             socket_timeout=timeout_s,
             socket_connect_timeout=_CONNECT_TIMEOUT_S,
@@ -51,7 +52,7 @@ async def transact(client: Redis, *commands: Sequence[Argument]) -> list[Any]:
 
     Large commands: redis-py packs them in Python, piece by piece, hiredis at once in C.
     """
-    packed = [_pack(one) for one in (("MULTI",), *commands, ("EXEC",))]
+    packed = [pack(one) for one in (("MULTI",), *commands, ("EXEC",))]
     pool: Any = client.connection_pool
     connection = await pool.get_connection()
     try:
@@ -77,7 +78,8 @@ async def transact(client: Redis, *commands: Sequence[Argument]) -> list[Any]:
     return replies
 
 
-def _pack(command: Sequence[Argument]) -> bytes:
+def pack(command: Sequence[Argument]) -> bytes:
+    """A command as it goes over the wire."""
     arguments: tuple[Any, ...] = tuple(command)
     packed: bytes = hiredis.pack_command(arguments)
     return packed
@@ -95,4 +97,6 @@ def unavailable(what: str) -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError) as error:
+        if isinstance(error, OutOfMemoryError):
+            metrics.REDIS_FULL.inc()
         raise StoreUnavailable(f"Redis could not {what}: {error}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
@@ -24,14 +24,34 @@ from iotistica.streams.client import (
 from iotistica.streams.ledger import Ledger
 from iotistica.streams.letter import DeadLetter
 from iotistica.streams.letters import Letters
+from iotistica.streams.watch import unread
 
 _COMMAND_TIMEOUT_S = 5.0
+_AT_ONCE = 256
 _DICTIONARY_TTL_S = 30 * 86_400
 _DICTIONARY_PARTS = ("", "version", "hash", "enums", "metrics", "agents")
 
 _LUA = resources.files("iotistica.streams")
 _FLAGS, _, _SCRIPT = _LUA.joinpath("settle.lua").read_text("utf-8").partition("\n")
 _SETTLE = "\n".join((_FLAGS, _LUA.joinpath("sequences.lua").read_text("utf-8"), _SCRIPT))
+FIRST = b"0-0"
+"""Below every id of an entry."""
+
+_REMOVE_CONSUMERS = """
+local removed, rows = {}, redis.pcall('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])
+if rows.err then return removed end -- the stream or its group is gone
+for _, row in ipairs(rows) do
+    local consumer = {}
+    for i = 1, #row, 2 do consumer[row[i]] = row[i + 1] end
+    local named = ARGV[4] == '' or consumer.name == ARGV[4]
+    if named and consumer.name ~= ARGV[3] and consumer.pending == 0
+        and consumer.idle >= tonumber(ARGV[2]) then
+        redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer.name)
+        removed[#removed + 1] = consumer.name
+    end
+end
+return removed
+"""
 _COUNT = """
 for i = 1, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1]) end
 """
@@ -107,6 +127,8 @@ class Streams:
         self._reader = connect(url, timeout_s=_COMMAND_TIMEOUT_S * 2)
         self.ledger = Ledger(self._redis)
         self.letters = Letters(self._redis)
+        self.on_lost: Callable[[str, Feed], None] = lambda tenant, feed: None
+        """Is told of a consumer group that was gone and has been made again."""
 
     async def add(
         self,
@@ -126,8 +148,11 @@ class Streams:
             entry_id: bytes = (await transact(self._redis, *commands))[0]
             return entry_id
 
-    async def ensure_group(self, tenant: str, feed: Feed = Feed.LIVE) -> None:
-        """Create the stream and its consumer group from its first entry, where missing."""
+    async def ensure_group(self, tenant: str, feed: Feed = Feed.LIVE) -> bool:
+        """Create the stream and its consumer group from its first entry, where missing.
+
+        Gives whether it was missing: of several processes that try, one is told so.
+        """
         stream, group = keys.ingestion_stream(tenant, feed), keys.device_writers_group(tenant)
         with unavailable("create the consumer group"):
             try:
@@ -135,6 +160,16 @@ class Streams:
             except ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
+                return False
+        return True
+
+    async def restore_group(self, tenant: str, feed: Feed = Feed.LIVE) -> None:
+        """Create a group that was there before: Redis came back empty, or somebody deleted the key.
+
+        It begins again from the first entry.
+        """
+        if await self.ensure_group(tenant, feed):
+            self.on_lost(tenant, feed)
 
     async def read(
         self, tenant: str, consumer: str, *, count: int, block_ms: int, feed: Feed = Feed.LIVE
@@ -158,15 +193,40 @@ class Streams:
         *,
         min_idle_ms: int,
         count: int,
+        start: bytes = FIRST,
         feed: Feed = Feed.LIVE,
-    ) -> list[Entry]:
-        """Entries that another consumer read at least `min_idle_ms` ago and never settled."""
+    ) -> tuple[list[Entry], bytes]:
+        """Entries that a consumer read at least `min_idle_ms` ago and never settled, one page.
+
+        Also gives where the next page starts: `FIRST` when all have been looked at.
+        """
         command: tuple[Argument, ...] = (
             *("XAUTOCLAIM", keys.ingestion_stream(tenant, feed)),
-            *(keys.device_writers_group(tenant), consumer, min_idle_ms, "0-0", "COUNT", count),
+            *(keys.device_writers_group(tenant), consumer, min_idle_ms, start, "COUNT", count),
         )
         reply = await self._group_command(tenant, feed, *command)
-        return entries(reply[1]) if reply else []
+        return (entries(reply[1]), reply[0]) if reply else ([], FIRST)
+
+    async def remove_consumers(
+        self,
+        tenant: str,
+        *,
+        min_idle_ms: int,
+        keep: str = "",
+        only: str = "",
+        feed: Feed = Feed.LIVE,
+    ) -> list[bytes]:
+        """Remove consumers that hold no entries and did nothing for `min_idle_ms`; their names.
+
+        One script, so that none is removed that has just read: its entries would be nobody's.
+        """
+        stream, group = keys.ingestion_stream(tenant, feed), keys.device_writers_group(tenant)
+        with unavailable("remove consumers"):
+            removed: list[bytes] = await execute(
+                self._redis,
+                *("EVAL", _REMOVE_CONSUMERS, 1, stream, group, min_idle_ms, keep, only),
+            )
+            return removed
 
     async def hold(
         self, tenant: str, consumer: str, ids: Sequence[bytes], *, feed: Feed = Feed.LIVE
@@ -184,8 +244,7 @@ class Streams:
             except ResponseError as error:
                 if not str(error).startswith("NOGROUP"):
                     raise
-        # Redis came back empty, or somebody deleted the key: begin again from the first entry.
-        await self.ensure_group(tenant, feed)
+        await self.restore_group(tenant, feed)
         return None
 
     async def settle(
@@ -260,9 +319,7 @@ class Streams:
         ours = [row for row in _rows(groups) if row["name"] == group.encode()]
         pending = ours[0]["pending"] if ours else 0
         lag = ours[0].get("lag") if ours else length
-        # Redis forgets the lag of a group when entries were deleted ahead of it; as settled
-        # entries leave the stream, what is there and not pending is exactly what is not read.
-        lag = max(length - pending, 0) if lag is None else lag
+        lag = unread(entries=length, pending=pending, lag=lag)
         return StreamDepth(entries=length, lag=lag, pending=pending, dead_letters=dead_letters)
 
     async def lengths(self, places: Sequence[tuple[str, Feed]]) -> list[int]:
@@ -284,13 +341,34 @@ class Streams:
             known: Any = await self._redis.set(keys.GENERATION, own, nx=True, get=True)
         return known.decode() if known is not None else own
 
+    async def dead_letter_counts(self, tenants: Sequence[str]) -> dict[str, int]:
+        """How many dead letters each of these tenants has."""
+        counts: dict[str, int] = {}
+        for first in range(0, len(tenants), _AT_ONCE):
+            some = tenants[first : first + _AT_ONCE]
+            pipeline = self._redis.pipeline(transaction=False)
+            for tenant in some:
+                pipeline.xlen(keys.dead_letter_stream(tenant))
+            with unavailable("count dead letters"):
+                counts.update(zip(some, await pipeline.execute(), strict=True))
+        return counts
+
     async def memory_ratio(self) -> float:
         """Share of its memory that Redis uses: of `maxmemory`, or of the machine's without one."""
+        known = await self._memory()
+        limit = known.get("maxmemory") or known.get("total_system_memory") or 0
+        return float(known["used_memory"] / limit) if limit else 0.0
+
+    async def memory_bytes(self) -> tuple[int, int]:
+        """What Redis uses, and the most that it may use: 0 is no limit."""
+        known = await self._memory()
+        return known["used_memory"], known.get("maxmemory", 0)
+
+    async def _memory(self) -> dict[str, Any]:
         with unavailable("measure its memory"):
             # The client's own parser has no annotations.
             known: dict[str, Any] = await self._redis.info("memory")
-        limit = known.get("maxmemory") or known.get("total_system_memory") or 0
-        return float(known["used_memory"] / limit) if limit else 0.0
+        return known
 
     async def put_dictionary(self, agent: str, message: bytes) -> None:
         """Store a `meta/dictionary` message as the reference does. Raises `BadRequest`."""

@@ -106,8 +106,6 @@ FAULTS = {
 """Every fault by its name."""
 
 OPEN = {
-    "redis flushed, ingestion dies": "dictionaries are not restored until agents connect again: "
-    "compacted messages become dead letters",
     "spool read-only": "ingestion ends where the directory of its spool is missing and cannot be "
     "made: Spool.adopt lets the OSError through",
 }
