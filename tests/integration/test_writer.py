@@ -205,6 +205,19 @@ async def test_late_rows_of_many_days_are_found_as_well(
     assert await rows(connection) == ledger.stored
 
 
+async def test_rows_in_compressed_chunks_are_found(
+    postgres_url: str, ledger: Ledger, database: str, connection: asyncpg.Connection
+) -> None:
+    if database == postgres_url:
+        pytest.skip("the plain profile compresses nothing")
+    start = -86_400_000 * 10
+    await ledger.commit(*fleet(start))
+    await connection.execute("SELECT compress_chunk(chunk) FROM show_chunks('readings') AS chunk")
+    known = Message(AGENTS[1], start, value=2.0)
+    assert await ledger.commit(*fleet(start + 10_000), known) == "split"
+    assert await rows(connection) == ledger.stored
+
+
 async def test_writers_with_the_same_messages_at_once_store_each_reading_once(
     pool: Pool, connection: asyncpg.Connection
 ) -> None:

@@ -157,6 +157,7 @@ def test_buffers_outlive_their_batch_and_are_read_only() -> None:
 
 
 def test_columns_are_those_of_the_tables() -> None:
+    assert _native.KEY_COLUMNS == ("agent_uuid", "metric_name", "time")
     assert _native.READINGS_COLUMNS == (
         "time", "agent_uuid", "metric_name", "value", "quality",
         "unit", "protocol", "extra", "anomaly_score", "anomaly_threshold",
