@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 import secrets
 import signal
 import time
@@ -140,6 +142,25 @@ async def test_more_tenants_are_served_than_there_are_connections(
         await until(lambda: at_least(connection, 150))
         await until(lambda: ready(process))
         assert process.details()["tenants"] == 150
+
+
+async def test_no_entry_waits_for_the_next_round(
+    database: str, redis_url: str, fleet: Fleet, connection: asyncpg.Connection
+) -> None:
+    """News of an entry that comes just when its stream is being looked at is not lost."""
+    async with ingestion(database, redis_url, claim_idle_ms=60_000) as process:
+        await fleet.send(fleet.payload(1))
+        await settled(fleet)
+        process._reader.lookout._next_round = math.inf
+        connections = metrics.REDIS_RECONNECTS._value.get()
+        for _ in range(400):
+            await fleet.send(fleet.payload(1))
+            if random.random() < 0.3:
+                await asyncio.sleep(random.uniform(0, 0.01))
+        await settled(fleet)
+        # A connection on which nothing is looked at for 5 s is made again, and then all is.
+        assert metrics.REDIS_RECONNECTS._value.get() == connections
+    assert await count(connection) == 401
 
 
 async def test_it_works_where_redis_does_not_tell_of_changes(
@@ -387,6 +408,18 @@ async def test_workers_follow_the_lag_up_and_down(
 
 
 # The stop
+
+
+async def test_it_stops_quickly_whatever_it_is_doing(
+    database: str, redis_url: str, fleet: Fleet
+) -> None:
+    for turn in range(25):
+        async with ingestion(database, redis_url) as process:
+            await until(lambda process=process: ready(process))
+            for _ in range(turn % 5):
+                await fleet.send(fleet.payload(1))
+            started = time.monotonic()
+        assert time.monotonic() - started < 4
 
 
 async def test_sigterm_ends_readiness_at_once_and_finishes_what_is_in_hand(

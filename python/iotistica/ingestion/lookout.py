@@ -176,7 +176,8 @@ class Lookout:
             return
         for name in names:
             state = self._by_stream.get(name)
-            if state is not None and state.phase is Phase.IDLE:
+            # DUE: the look that is under way may have come before the change.
+            if state is not None and state.phase in (Phase.IDLE, Phase.DUE):
                 self.due(state)
 
     def _lost(self, tenant: str, feed: Feed) -> None:
