@@ -207,7 +207,7 @@ class Settings(BaseSettings):
     ] = 250
     database_commit_high_ms: Annotated[float, Field(gt=0)] = 5_000
     database_connect_timeout_s: Annotated[float, Field(gt=0)] = 5.0
-    database_statement_timeout_s: Annotated[float, Field(gt=0)] = 15.0
+    database_statement_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     database_pgbouncer: bool = False
     ledger_snapshot_s: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
     dictionary_wait_s: Annotated[float, Field(ge=0)] = 5.0
