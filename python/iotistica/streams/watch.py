@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, ResponseError
 
 from iotistica import keys, log
@@ -121,8 +122,15 @@ class Watch:
             try:
                 await self._connection.send_packed_command([pack(one) for one in commands])
                 return await replies
+            except AttributeError:
+                if self._connection.is_connected:
+                    raise
+                # The other task met the end of the connection while this one was writing.
+                raise ConnectionLost("the connection has ended") from None
             finally:
                 replies.cancel()
+                if replies.done() and not replies.cancelled():
+                    replies.exception()  # that it is not asked for is no reason to complain
 
 
 @asynccontextmanager
