@@ -119,6 +119,8 @@ class Watch:
             waiting = [loop.create_future() for _ in commands]
             self._replies.extend(waiting)
             replies = asyncio.gather(*waiting)
+            # Where the command could not be sent, nobody waits for them: no reason to complain.
+            replies.add_done_callback(lambda done: done.cancelled() or done.exception())
             try:
                 await self._connection.send_packed_command([pack(one) for one in commands])
                 return await replies
@@ -129,8 +131,6 @@ class Watch:
                 raise ConnectionLost("the connection has ended") from None
             finally:
                 replies.cancel()
-                if replies.done() and not replies.cancelled():
-                    replies.exception()  # that it is not asked for is no reason to complain
 
 
 @asynccontextmanager
