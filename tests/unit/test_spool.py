@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -199,6 +200,17 @@ async def test_two_processes_never_share_a_place_and_leftovers_are_adopted(tmp_p
     assert name is not None
     found, _ = await first.read(name)
     assert [one.name for one in found] == ["left"]
+
+
+async def test_a_directory_that_is_gone_stops_nobody(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", max_bytes=1 << 20)
+    await spool.put(batch())
+    shutil.rmtree(tmp_path / "spool")
+    assert await spool.adopt() == 0
+    assert spool.error is not None
+    root = tmp_path / "file"
+    root.write_text("in the way")
+    assert await Spool(root / "spool", max_bytes=1 << 20).adopt() == 0
 
 
 def test_a_killed_process_leaves_its_place_to_the_next(tmp_path: Path) -> None:

@@ -169,7 +169,13 @@ class Spool:
 
     async def adopt(self) -> int:
         """Take over what processes that run no more have left beside us; how many segments."""
-        return await asyncio.to_thread(self._adopt)
+        try:
+            return await asyncio.to_thread(self._adopt)
+        except SpoolFull:
+            return 0  # `error` says why
+        except OSError as error:
+            self.error = f"the spools in {self._root} cannot be looked at: {error.strerror}"
+            return 0
 
     def close(self) -> None:
         """Give the place up. What waits stays on disk."""
