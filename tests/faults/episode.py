@@ -22,7 +22,7 @@ PATIENCE_S = 40.0
 """With nothing moving for so long, what is missing is lost."""
 _READY_S = 40.0
 _MOST_LINES = 10
-_BALANCE_S = 15.0
+_BALANCE_S = 8.0
 _CRASHES = "iotistica_ingestion_worker_crashes_total"
 
 

@@ -84,7 +84,7 @@ class Report:
         """For people."""
         table = Table(title=f"seed {self.seed}, {self.seconds:.0f} s, {self.kills} kills")
         for name in ("fault", "injected", *_COUNTS, "recovery p50", "max"):
-            table.add_column(name, justify="left" if name == "fault" else "right")
+            table.add_column(name, justify="left" if name == "fault" else "right", no_wrap=True)
         rows = self.rows()
         for row in rows:
             if row is rows[-1]:

@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What was seen until an interrupt is reported all the same.
     with _ended_by_sigterm(), contextlib.suppress(KeyboardInterrupt):
         asyncio.run(run(options, faults, report, console))
-    Console(width=None if sys.stdout.isatty() else 110).print(report.table())
+    Console(width=None if sys.stdout.isatty() else 140).print(report.table())
     if options.json:
         sys.stdout.write(orjson.dumps(report.document()).decode() + "\n")
     return 0 if report.well else 1

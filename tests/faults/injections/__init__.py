@@ -47,6 +47,14 @@ DURABLE = Need(
         else "kill -9 costs Mosquitto what it acknowledged since it last wrote its file"
     )
 )
+REMEMBERS = Need(
+    lambda options: (
+        ""
+        if options.broker == "builtin"
+        else "Mosquitto 2.0 forgets shared subscriptions when it restarts: what it acknowledges "
+        "until the bridge has subscribed again goes nowhere"
+    )
+)
 
 
 async def nothing(scene: Scene) -> None:
@@ -71,7 +79,7 @@ FAULTS = {
         Fault("SIGTERM ingestion-0", processes.terminate("ingestion-0")),
         Fault("one more ingestion", processes.replicate_ingestion),
         Fault("one more api", processes.replicate_api),
-        Fault("broker restarts", processes.restart("broker")),
+        Fault("broker restarts", processes.restart("broker"), (REMEMBERS,)),
         Fault("postgres away", database.away),
         Fault("postgres refuses", database.refuses),
         Fault("postgres slow", database.slow),
@@ -99,6 +107,7 @@ FAULTS = {
         Fault("spool disk full", spool.disk_full, (ROOT,)),
         Fault("spool read-only", spool.read_only, (ROOT,)),
         Fault("spool bound reached", spool.bound_reached),
+        Fault("api spool disk full", spool.api_disk_full, (ROOT,)),
         Fault("api spool bound reached", spool.api_bound_reached),
         Fault("spool segment damaged", spool.damaged),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,10 +14,8 @@ from tests.faults.scene import Scene
 from iotistica.spool import segment
 
 _DISK = "256k"
-_DISK_BYTES = 256 * 1024
 _BOUND_BYTES = 1024 * 1024
 """The least that a spool may be given."""
-_NEARLY = 0.6
 _FILL_S = 30.0
 
 
@@ -29,7 +26,7 @@ async def disk_full(scene: Scene) -> None:
         _ingestion(scene, IOTISTICA_SPOOL_DIR=str(disk)) as program,
         _without(scene, "postgres"),
     ):
-        await _until_full(scene, disk, program, _DISK_BYTES)
+        await _until_full(scene, program)
 
 
 async def read_only(scene: Scene) -> None:
@@ -51,7 +48,17 @@ async def bound_reached(scene: Scene) -> None:
         _ingestion(scene, IOTISTICA_SPOOL_MAX_BYTES=str(_BOUND_BYTES)) as program,
         _without(scene, "postgres"),
     ):
-        await _until_full(scene, scene.rig.spool, program, _BOUND_BYTES)
+        await _until_full(scene, program)
+
+
+async def api_disk_full(scene: Scene) -> None:
+    """Redis is away, and the disk of the bridge's spool is full."""
+    async with (
+        _disk(scene) as disk,
+        replaced(scene, scene.rig.api, IOTISTICA_SPOOL_DIR=str(disk)) as program,
+        _without(scene, "redis"),
+    ):
+        await _until_full(scene, program)
 
 
 async def api_bound_reached(scene: Scene) -> None:
@@ -61,7 +68,7 @@ async def api_bound_reached(scene: Scene) -> None:
         replaced(scene, scene.rig.api, **setting) as program,
         _without(scene, "redis"),
     ):
-        await _until_full(scene, scene.rig.spool, program, _BOUND_BYTES)
+        await _until_full(scene, program)
 
 
 async def damaged(scene: Scene) -> None:
@@ -98,18 +105,14 @@ def _segments(spool: Path, service: str) -> list[Path]:
     return sorted(spool.glob(f"{service}/*/*.segment"), key=lambda path: path.name)
 
 
-async def _until_full(scene: Scene, spool: Path, program: Program, most_bytes: int) -> None:
-    """Return some time after the spool takes no more."""
+async def _until_full(scene: Scene, program: Program) -> None:
+    """Return some time after a service has said that its spool takes no more."""
 
-    async def nearly_full() -> bool:
-        held = 0
-        for path in _segments(spool, program.service):
-            with contextlib.suppress(FileNotFoundError):
-                held += path.stat().st_size
-        return held > _NEARLY * most_bytes
+    async def says_so() -> bool:
+        return any("the spool in" in reason for reason in await program.reasons())
 
-    await scene.until(f"the spool of {program.name} is nearly full", nearly_full, within_s=_FILL_S)
-    await scene.until_it_says_so(program)
+    what = f"{program.name} says that its spool takes no more"
+    await scene.until(what, says_so, within_s=_FILL_S)
     await scene.hold(3.0, 10.0)
 
 
