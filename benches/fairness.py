@@ -148,7 +148,7 @@ async def started(
     """The service with `--tenants` tenants, two of which will send."""
     await migrate(database)
     streams = Streams(redis_url)
-    at_ms = int(time.time() // 86_400) * 86_400_000
+    at_ms = int(time.time() * 1000)  # older data would go the way of backfill
     senders = [Sender(streams, secrets.token_hex(6), str(uuid.uuid4()), at_ms) for _ in range(2)]
     async with asyncpg.create_pool(database, min_size=0) as pool:
         store = AgentStore(pool)
@@ -162,8 +162,7 @@ async def started(
         "REDIS_URL": redis_url,
         "IOTISTICA_INGESTION_PORT": "0",
     }
-    if options.tree:
-        environment["PYTHONPATH"] = str(options.tree / "python")
+    environment["PYTHONPATH"] = str(options.tree / "python")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", PROGRAM), env={**os.environ, **environment}
     )
@@ -235,7 +234,9 @@ def main() -> None:
     parser.add_argument("--tenants", type=int, default=1000, help="tenants that there are")
     parser.add_argument("--sends", type=int, default=100, help="entries of the quiet tenant alone")
     parser.add_argument("--messages", type=int, default=16_000, help="of 60 readings, in a flood")
-    parser.add_argument("--tree", type=Path, help="another checkout to measure")
+    parser.add_argument(
+        "--tree", type=Path, default=Path(__file__).parents[1], help="checkout to measure"
+    )
     parser.add_argument("--database-url", help="server to use instead of a private one")
     uvloop.run(measure(parser.parse_args()))
 

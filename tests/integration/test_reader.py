@@ -24,6 +24,7 @@ from tests.integration.test_ingestion import (
     ready,
     settled,
     start_process,
+    troubles,
     until,
 )
 
@@ -152,15 +153,34 @@ async def test_no_entry_waits_for_the_next_round(
         await fleet.send(fleet.payload(1))
         await settled(fleet)
         process._reader.lookout._next_round = math.inf
-        connections = metrics.REDIS_RECONNECTS._value.get()
         for _ in range(400):
             await fleet.send(fleet.payload(1))
             if random.random() < 0.3:
                 await asyncio.sleep(random.uniform(0, 0.01))
         await settled(fleet)
-        # A connection on which nothing is looked at for 5 s is made again, and then all is.
-        assert metrics.REDIS_RECONNECTS._value.get() == connections
     assert await count(connection) == 401
+
+
+async def test_a_redis_that_stands_still_for_a_while_stops_nothing(
+    database: str,
+    redis_url: str,
+    fleet: Fleet,
+    raw: redis.asyncio.Redis,
+    connection: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("iotistica.streams.watch._TIMEOUT_S", 0.3)
+    async with ingestion(database, redis_url) as process:
+        await until(lambda: ready(process))
+        await fleet.send(fleet.payload(1))
+        await settled(fleet)
+        await raw.execute_command("CLIENT", "PAUSE", "1500", "ALL")
+        [trouble] = await until(lambda: troubles(process))
+        assert trouble.startswith("Redis: ")
+        await fleet.send(fleet.payload(1))
+        await settled(fleet)
+        await until(lambda: ready(process))
+    assert await count(connection) == 2
 
 
 async def test_it_works_where_redis_does_not_tell_of_changes(

@@ -131,19 +131,3 @@ async def test_redis_away_is_unavailable(unused_tcp_port: int, news: News) -> No
     with pytest.raises(StoreUnavailable, match="Redis could not"):
         async with watching(f"redis://127.0.0.1:{unused_tcp_port}", news.told.put_nowait):
             pytest.fail("there is no server")
-
-
-async def test_a_connection_that_ends_while_it_is_written_to_is_a_server_away(
-    watch: Watch, tenant: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connection = watch._connection
-    send = connection._send_packed_command
-
-    async def ended(command: object) -> None:
-        # As its reader does when nothing came for too long: the process was stopped for a while.
-        await connection.disconnect(nowait=True)
-        await send(command)
-
-    monkeypatch.setattr(connection, "_send_packed_command", ended)
-    with pytest.raises(StoreUnavailable, match="look at the streams"):
-        await watch.survey([(tenant, Feed.LIVE)])

@@ -23,7 +23,7 @@ Argument = str | bytes | int
 _CONNECT_TIMEOUT_S = 5.0
 
 
-def connect(url: str, *, timeout_s: float, protocol: int = 2) -> Redis:
+def connect(url: str, *, timeout_s: float | None, protocol: int = 2) -> Redis:
     """A client that never retries by itself. Raises `ConfigError`."""
     try:
         client = Redis.from_url(

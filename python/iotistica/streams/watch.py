@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, ResponseError
 
 from iotistica import keys, log
@@ -26,7 +25,6 @@ from iotistica.streams.client import Argument, connect, pack, unavailable
 _LOG = log.get(__name__)
 
 _TIMEOUT_S = 5.0
-"""Surveys come more often than this: a connection that is silent for longer is dead."""
 _NEWS = object()
 
 OnChange = Callable[[Sequence[bytes] | None], None]
@@ -118,29 +116,34 @@ class Watch:
             loop = asyncio.get_running_loop()
             waiting = [loop.create_future() for _ in commands]
             self._replies.extend(waiting)
-            replies = asyncio.gather(*waiting)
-            # Where the command could not be sent, nobody waits for them: no reason to complain.
-            replies.add_done_callback(lambda done: done.cancelled() or done.exception())
+            replies = asyncio.gather(*waiting, return_exceptions=True)
             try:
-                await self._connection.send_packed_command([pack(one) for one in commands])
-                return await replies
-            except AttributeError:
-                if self._connection.is_connected:
-                    raise
-                # The other task met the end of the connection while this one was writing.
-                raise ConnectionLost("the connection has ended") from None
+                async with asyncio.timeout(_TIMEOUT_S):
+                    await self._send([pack(one) for one in commands])
+                    found = await replies
             finally:
                 replies.cancel()
+            if self._broken is not None:
+                raise self._broken
+            return found
+
+    async def _send(self, packed: Sequence[bytes]) -> None:
+        # The client would connect again by itself, and nobody would tell that connection anything.
+        if not self._connection.is_connected:
+            raise ConnectionError("the connection is gone")
+        await self._connection.send_packed_command(packed)
 
 
 @asynccontextmanager
 async def watching(url: str, on_change: OnChange) -> AsyncIterator[Watch]:
     """A connection that is told of changes. Raises `StoreUnavailable`."""
-    client = connect(url, timeout_s=_TIMEOUT_S, protocol=3)
+    # It waits for news however long; what is asked for has a time limit of its own.
+    client = connect(url, timeout_s=None, protocol=3)
     try:
         with unavailable("be watched"):
             pool: Any = client.connection_pool
-            connection = await pool.get_connection()
+            async with asyncio.timeout(_TIMEOUT_S):
+                connection = await pool.get_connection()
         watch = Watch(connection, on_change)
         # redis-py has no door of its own to this.
         connection._parser.set_invalidation_push_handler(watch.news)
