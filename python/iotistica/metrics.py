@@ -142,7 +142,7 @@ BACKPRESSURE = _counter(
 )
 BATCH_SHARE = _gauge("ingestion_batch_share", "Share of a full batch that is read at once")
 LOOP_DELAY_SECONDS = _histogram(
-    "event_loop_delay_seconds", "How much later than asked for the event loop calls back"
+    "ingestion_event_loop_delay_seconds", "How much later than asked for the event loop calls back"
 )
 DATABASE_POOL = _gauge("database_pool_connections", "Connections of the pool", "state")
 STAGE_SECONDS = _histogram("ingestion_stage_seconds", "Time of a batch in one stage", "stage")
@@ -199,8 +199,8 @@ LEDGER_UNSEEN = _counter(
 )
 
 # Redis
-REDIS_CONNECTED = _gauge("redis_connected", "1 while Redis answers")
-REDIS_RECONNECTS = _counter("redis_reconnects_total", "Connections to Redis made again")
+REDIS_CONNECTED = _gauge("ingestion_redis_connected", "1 while Redis answers")
+REDIS_RECONNECTS = _counter("ingestion_redis_reconnects_total", "Connections to Redis made again")
 REDIS_FULL = _counter("redis_out_of_memory_total", "Commands that a full Redis refused")
 REDIS_MEMORY = _gauge("redis_memory_bytes", "Memory of Redis: used, and the most it may", "kind")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -88,3 +89,19 @@ def test_more_workers_get_more_connections_unless_their_number_is_set(
 def test_bounds_that_contradict_each_other_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"AUTOSCALE_MIN_WORKERS is 5, WORKER_COUNT .*must not"):
         load(monkeypatch, AUTOSCALE_MIN_WORKERS="5", AUTOSCALE_MAX_WORKERS="3")
+
+
+def test_the_page_has_the_values_of_the_profiles() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "ingestion.md").read_text()
+    names = get_args(Profile)
+    found: dict[str, list[float]] = {}
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 2 + len(names) and cells[0].strip("`") in Settings.model_fields:
+            values = [float(cell.replace(",", "")) for cell in cells[2:]]
+            found[cells[0].strip("`")] = values
+    fields = sorted({field for profile in PROFILES.values() for field in profile})
+    assert sorted(found) == fields
+    for field in fields:
+        settings = [Settings(**PROFILES[name]) for name in names]
+        assert found[field] == [getattr(one, field) for one in settings]
