@@ -278,6 +278,30 @@ async def test_a_defect_met_by_one_tenant_stops_no_other_and_loses_nothing(
     assert await count(connection) == 2
 
 
+async def test_a_defect_met_while_reading_does_not_end_the_reading(
+    database: str,
+    redis_url: str,
+    fleet: Fleet,
+    connection: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read, defects = Streams.read, iter([RuntimeError("a defect")])
+
+    async def broken(*args: Any, **more: Any) -> Any:
+        for defect in defects:
+            raise defect
+        return await read(*args, **more)
+
+    monkeypatch.setattr(Streams, "read", broken)
+    crashes = metrics.WORKER_CRASHES._value.get()
+    async with ingestion(database, redis_url) as process:
+        await fleet.send(fleet.payload(1))
+        await settled(fleet)
+        assert process.details()["workers"]["busy"] == 0
+    assert metrics.WORKER_CRASHES._value.get() == crashes + 1
+    assert await count(connection) == 1
+
+
 # Redis without its data
 
 

@@ -143,7 +143,10 @@ class Reader:
         except Exception:
             metrics.WORKER_CRASHES.inc()
             _LOG.exception("batch crashed", tenant=state.lane.tenant, feed=state.feed)
-            state.rest_until = time.monotonic() + state.backoff.next_s()
+            pause_s = state.backoff.next_s()
+            state.rest_until = time.monotonic() + pause_s
+            if state.phase is Phase.READING:
+                self.lookout.rest(state, pause_s)
         else:
             state.backoff.reset()
 
