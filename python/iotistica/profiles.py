@@ -52,6 +52,7 @@ PROFILES: Mapping[Profile, Mapping[str, Any]] = {
         "database_pool_size": 14,
         "database_saturation_high_pct": 92,
         "database_backpressure_sleep_ms": 50,
+        "redis_memory_high_pct": 85,
     },
     # High performance: a machine of eight cores or more.
     "hp": {
@@ -68,5 +69,6 @@ PROFILES: Mapping[Profile, Mapping[str, Any]] = {
         "database_pool_size": 14,
         "database_saturation_high_pct": 85,
         "database_backpressure_sleep_ms": 150,
+        "redis_memory_high_pct": 80,
     },
 }

@@ -90,7 +90,6 @@ async def raw(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
 def settings(database: str, redis_url: str, **overrides: Any) -> Settings:
     quick = {
         "claim_idle_ms": 300,
-        "read_block_ms": 50,
         "tenant_refresh_s": 0.1,
         "breaker_probe_s": 0.3,
         # Their readings are an hour old, for they may not lie in the future.
