@@ -7,7 +7,14 @@ import pytest
 
 from iotistica.errors import ConfigError, StoreUnavailable
 from iotistica.settings import Settings
-from iotistica.store.pool import is_refusal, is_too_slow, is_transient, open_pool, unavailable
+from iotistica.store.pool import (
+    is_outage,
+    is_refusal,
+    is_too_slow,
+    is_transient,
+    open_pool,
+    unavailable,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +52,30 @@ def test_refusals_blame_the_data(error: Exception) -> None:
 def test_whatever_somebody_can_mend_is_transient(error: Exception) -> None:
     assert is_transient(error)
     assert not is_refusal(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "outage"),
+    [
+        (asyncpg.TooManyConnectionsError("sorry, too many clients already"), True),
+        (asyncpg.AdminShutdownError("terminating connection"), True),
+        (asyncpg.CannotConnectNowError("the database system is starting up"), True),
+        (asyncpg.ReadOnlySQLTransactionError("cannot execute COPY"), True),
+        (asyncpg.DiskFullError("could not extend file"), True),
+        (asyncpg.ObjectNotInPrerequisiteStateError("not accepting connections"), True),
+        (ConnectionRefusedError(), True),
+        # A row may be behind each of these.
+        (asyncpg.CrashShutdownError("another server process exited abnormally"), False),
+        (asyncpg.ConnectionDoesNotExistError("connection was closed"), False),
+        (asyncpg.QueryCanceledError("statement timeout"), False),
+        (asyncpg.DeadlockDetectedError("deadlock detected"), False),
+        (asyncpg.InternalServerError("invalid memory alloc request size"), False),
+        (asyncpg.NotNullViolationError("null value"), False),
+        (TimeoutError(), False),
+    ],
+)
+def test_an_outage_says_nothing_about_the_data(error: Exception, *, outage: bool) -> None:
+    assert is_outage(error) is outage
 
 
 def test_a_defect_of_ours_is_neither() -> None:

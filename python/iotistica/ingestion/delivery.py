@@ -22,7 +22,7 @@ from iotistica.ingestion.station import Lane
 from iotistica.ingestion.tally import Book
 from iotistica.keys import Feed
 from iotistica.spool import SpoolFull
-from iotistica.store.pool import is_refusal, is_too_slow, is_transient
+from iotistica.store.pool import is_outage, is_refusal, is_too_slow, is_transient
 from iotistica.streams import DeadLetter, Entry
 
 _LOG = log.get(__name__)
@@ -209,7 +209,8 @@ class Delivery:
         """Rows inserted by agent, None for all. Raises `Failure`, `Away`, `Stopping`.
 
         A batch is to blame for what PostgreSQL says about its data; for anything else only when it
-        failed several times while PostgreSQL took other batches in between.
+        failed several times while PostgreSQL took other batches in between. Never for an outage:
+        with few connections left, some batches pass while the same ones fail again and again.
         """
         breaker, backoff = self._station.breaker, Backoff(most_s=5.0)
         attempts, passed = 0, -1
@@ -227,7 +228,7 @@ class Delivery:
                     raise
                 self._fail(error)
                 self._again = True  # the commit may have passed and only its reply got lost
-                attempts += breaker.passed > passed
+                attempts += breaker.passed > passed and not is_outage(error)
                 passed = breaker.passed
                 if attempts >= self._station.settings.max_insert_attempts or (
                     is_too_slow(error) and not is_single

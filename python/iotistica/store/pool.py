@@ -28,6 +28,11 @@ DuplicateKey = asyncpg.UniqueViolationError
 _REFUSAL_CLASSES = ("21", "22", "23", "44", "54", "P0")
 _PROTOCOL_VIOLATION = "08P01"
 
+# What no data can bring about: read-only, no login, no such database, no room, no connection, and
+# an administrator who ends sessions. A crash is not among them: a row may be what crashes it.
+_OUTAGE_CLASSES = ("25", "28", "3D", "53")
+_OUTAGES = ("55000", "57P01", "57P03", "57P04", "57P05")
+
 
 def is_refusal(error: BaseException) -> bool:
     """Whether PostgreSQL refuses this data and always will."""
@@ -35,6 +40,15 @@ def is_refusal(error: BaseException) -> bool:
         return False
     state = error.sqlstate or ""
     return state == _PROTOCOL_VIOLATION or state[:2] in _REFUSAL_CLASSES
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the server is at fault whatever the data: however often it happens, it says nothing
+    about the batch that met it."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = error.sqlstate or ""
+        return state in _OUTAGES or state[:2] in _OUTAGE_CLASSES
+    return isinstance(error, ConnectionRefusedError)
 
 
 def is_too_slow(error: BaseException) -> bool:
