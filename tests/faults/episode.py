@@ -74,7 +74,7 @@ async def _unbalanced(rig: Rig, before: dict[str, tuple[int, int]]) -> list[str]
     deadline = time.monotonic() + _BALANCE_S
     while True:
         now = await imbalance(rig)
-        wrong = {agent: by for agent, by in now.items() if by != before.get(agent, (0, 0))}
+        wrong = {agent: by for agent, by in now.items() if by not in ((0, 0), before.get(agent))}
         if not wrong or time.monotonic() > deadline:
             return [
                 f"the ledger of agent {agent or 'nobody'} is {messages} messages and {readings} "

@@ -41,9 +41,17 @@ class Program:
         """Start, and wait until it says that it is ready. Raises `StartFailed`."""
         await self.child.start(self.is_ready, timeout_s)
 
+    async def start_unready(self, timeout_s: float = 60.0) -> None:
+        """Start, and wait until it answers, whatever it says. Raises `StartFailed`."""
+        await self.child.start(self.is_alive, timeout_s)
+
     async def stop(self) -> int | None:
         """Ask it to end; its exit status, negative where it had to be killed."""
         return await self.child.stop(STOP_S)
+
+    async def is_alive(self) -> bool:
+        """Whether `/health` says so."""
+        return (await self.get("/health"))[0] == 200
 
     async def is_ready(self) -> bool:
         """Whether `/ready` says so."""

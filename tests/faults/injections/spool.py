@@ -150,7 +150,8 @@ async def replaced(scene: Scene, program: Program, **environment: str) -> AsyncI
     spool = Path(environment.get("IOTISTICA_SPOOL_DIR", scene.rig.spool))
     other = scene.rig.program(f"{program.name}-other", **environment)
     try:
-        await other.start()
+        # One without a spool is not ready, and works all the same.
+        await other.start_unready()
         yield other
 
         async def drained() -> bool:
