@@ -41,21 +41,21 @@ class Program:
         """Start, and wait until it says that it is ready. Raises `StartFailed`."""
         await self.child.start(self.is_ready, timeout_s)
 
-    async def start_unready(self, timeout_s: float = 60.0) -> None:
-        """Start, and wait until it answers, whatever it says. Raises `StartFailed`."""
-        await self.child.start(self.is_alive, timeout_s)
+    async def start_spoolless(self, timeout_s: float = 60.0) -> None:
+        """Start, and wait until nothing but its spool is amiss. Raises `StartFailed`."""
+        await self.child.start(self._lacks_a_spool_at_most, timeout_s)
 
     async def stop(self) -> int | None:
         """Ask it to end; its exit status, negative where it had to be killed."""
         return await self.child.stop(STOP_S)
 
-    async def is_alive(self) -> bool:
-        """Whether `/health` says so."""
-        return (await self.get("/health"))[0] == 200
-
     async def is_ready(self) -> bool:
         """Whether `/ready` says so."""
         return (await self.get("/ready"))[0] == 200
+
+    async def _lacks_a_spool_at_most(self) -> bool:
+        reasons = await self.reasons()
+        return all("spool" in reason for reason in reasons) if reasons else await self.is_ready()
 
     async def reasons(self) -> list[str]:
         """Why it is not ready; empty where it is, or does not answer."""

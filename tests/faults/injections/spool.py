@@ -151,7 +151,7 @@ async def replaced(scene: Scene, program: Program, **environment: str) -> AsyncI
     other = scene.rig.program(f"{program.name}-other", **environment)
     try:
         # One without a spool is not ready, and works all the same.
-        await other.start_unready()
+        await other.start_spoolless()
         yield other
 
         async def drained() -> bool:
