@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -28,11 +30,14 @@ from tests.integration.test_ingestion import (
 )
 
 from iotistica import ledger
-from iotistica._native import format_topic
+from iotistica._native import Context, encode_batch, format_topic
 from iotistica.breaker import State
 from iotistica.embedded.postgres import Postgres
+from iotistica.settings import Settings
 from iotistica.spool import inventory
 from iotistica.store.agents import AgentStore
+from iotistica.store.pool import open_pool
+from iotistica.store.readings import ReadingStore
 
 __all__ = ["own_fleet", "own_postgres", "raw"]  # fixtures
 
@@ -227,3 +232,34 @@ async def test_the_breaker_closes_by_itself_when_nothing_is_to_be_written(
         await until(closed)
         await until(lambda: ready(process))
     assert await stored(own_postgres) == 1
+
+
+async def test_a_copy_into_a_server_that_hangs_ends_in_time(
+    own_postgres: Postgres, own_fleet: Fleet
+) -> None:
+    fleet, context = own_fleet, Context(own_fleet.tenant)
+    context.add_agents([fleet.agent])
+    header = b"%d-0 %s" % (fleet.start_ms, fleet.topic)
+    # More than the socket holds.
+    fields = [part for _ in range(60) for part in (header, fleet.payload(1000))]
+    now_ms = time.time_ns() // 1_000_000
+    batch = encode_batch([(b"1-0", fields)], context, now_ms=now_ms)
+    settings = Settings(database_url=own_postgres.url)
+    pool = await open_pool(settings, application_name="test")
+    store = ReadingStore(pool, limit_s=1.0)
+    await store.make_days(batch.days)
+    backends = await pool.fetch("SELECT pid FROM pg_stat_activity WHERE datname IS NOT NULL")
+    frozen = [own_postgres.child.pid, *(row["pid"] for row in backends)]
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            await store.commit_fresh(batch)
+        assert time.monotonic() - started < 10
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+    inserted = await store.commit_again(batch)
+    assert await stored(own_postgres) == 60_000 >= sum(inserted.values())
+    pool.terminate()

@@ -79,7 +79,8 @@ async def opened(settings: Settings, stopping: asyncio.Event) -> AsyncIterator[I
     pool = await open_pool(settings, application_name="iotistica-ingestion")
     threads = settings.autoscale_max_workers + EXPRESS_WORKERS
     executor = ThreadPoolExecutor(threads, "encode")
-    store = ReadingStore(pool)
+    # The server's limit first, the client's five seconds later, this one when both fail.
+    store = ReadingStore(pool, limit_s=settings.database_statement_timeout_s + 10)
     station = Station(
         settings=settings,
         streams=streams,

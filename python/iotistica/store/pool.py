@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -100,6 +101,22 @@ def unavailable(what: str) -> Iterator[None]:
             raise
         text = str(error) or type(error).__name__
         raise DatabaseUnavailable(f"PostgreSQL could not {what}: {text}") from error
+
+
+@asynccontextmanager
+async def held(pool: Pool, *, limit_s: float) -> AsyncIterator[Connection]:
+    """A connection for at most so long, whatever its server does; then it is given up.
+
+    Raises `TimeoutError`. asyncpg's own time limits leave two gaps: a COPY that fills the socket of
+    a server that hangs, and the cancellation that it waits for before it takes a connection back.
+    """
+    async with pool.acquire(timeout=limit_s) as connection:
+        try:
+            async with asyncio.timeout(limit_s):
+                yield connection
+        except TimeoutError:
+            connection.terminate()
+            raise
 
 
 async def open_pool(settings: Settings, *, application_name: str) -> Pool:

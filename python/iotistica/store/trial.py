@@ -46,5 +46,5 @@ class _Held:
         self.execute = connection.execute
         self.fetchval = connection.fetchval
 
-    def acquire(self) -> AbstractAsyncContextManager[Any]:
+    def acquire(self, *, timeout: float | None = None) -> AbstractAsyncContextManager[Any]:
         return nullcontext(self._connection)
