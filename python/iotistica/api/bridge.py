@@ -10,7 +10,7 @@ from functools import partial
 
 import uvloop
 
-from iotistica import keys, log, metrics, mqtt, ops, supervisor
+from iotistica import keys, log, metrics, mqtt, ops, supervisor, tasks
 from iotistica.api.batch import Routes
 from iotistica.api.inbound import Inbound
 from iotistica.api.outlet import Outlet
@@ -75,9 +75,7 @@ class Bridge:
                 for task in done:
                     task.result()
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await tasks.end(running)
 
     async def _keep_session(self, stop: asyncio.Event) -> None:
         backoff = Backoff(first_s=0.1, most_s=10.0)
@@ -149,10 +147,7 @@ class Bridge:
                 task.cancel()
             await inbound.finish(self._settings.stop_grace_s / 2)
         finally:
-            for task in work:
-                task.cancel()
-            stopping.cancel()
-            await asyncio.gather(*work, stopping, return_exceptions=True)
+            await tasks.end((*work, stopping))
             await inbound.cancel()
 
 
