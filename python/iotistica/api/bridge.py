@@ -201,7 +201,7 @@ async def run(assignment: supervisor.Assignment) -> None:
         async with ops.serve(probe, sock=assignment.listener):
             await bridge.run(stop)
     finally:
-        following.cancel()
+        await tasks.end([following])
         spool.close()
         await streams.close()
         await pool.close()

@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
-from iotistica import keys, log, metrics
+from iotistica import keys, log, metrics, tasks
 from iotistica._native import InvalidTopic
 from iotistica.api.batch import Batch, Dictionary, Letters, Route, Routes, Telemetry
 from iotistica.api.outlet import Outlet
@@ -89,9 +89,7 @@ class Inbound:
         """Give up what is not finished; the broker still has it."""
         if self._timer is not None:
             self._timer.cancel()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(self._tasks)
 
     def _sort(self, message: Message, stamp: bytes) -> None:
         route = self._routes.get(message.topic)
