@@ -38,5 +38,26 @@ class BadRequest(IotisticaError):
     """A parameter is wrong; the message names the parameter, its value and what is allowed."""
 
 
+class TooLarge(IotisticaError):
+    """What was sent is over a limit; the message names the limit."""
+
+
+class Conflict(IotisticaError):
+    """Something stands against it: a name is taken, a state does not allow it."""
+
+
+class PreconditionFailed(IotisticaError):
+    """Somebody else changed it since the caller looked (RFC 9110 section 15.5.13)."""
+
+
+class TooMany(IotisticaError):
+    """A rate limit is reached."""
+
+    def __init__(self, message: str, *, after_s: int) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+        """When to try again."""
+
+
 class StartFailed(IotisticaError):
     """A server of ours ended or never became ready; the message has its last words and its log."""

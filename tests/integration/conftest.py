@@ -6,8 +6,15 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
+from tests.rest import KEY, Rest
 
+from iotistica import ops
+from iotistica.api.application import Parts, routes
+from iotistica.api.auth import Tokens
+from iotistica.api.peers import Peers
+from iotistica.api.table import Table
 from iotistica.settings import Settings
+from iotistica.store.agents import AgentStore
 from iotistica.store.migrate import migrate
 from iotistica.store.pool import Pool, open_pool
 from iotistica.streams import Streams
@@ -49,3 +56,19 @@ async def streams(redis_url: str) -> AsyncIterator[Streams]:
     streams = Streams(redis_url)
     yield streams
     await streams.close()
+
+
+@pytest.fixture
+async def rest(pool: Pool, streams: Streams, tenant: str) -> AsyncIterator[Rest]:
+    """The whole REST API, for a tenant that exists."""
+    await AgentStore(pool).ensure_tenant(tenant)
+    settings = Settings.load(jwt_secret=KEY)
+    parts = Parts(
+        settings=settings,
+        pool=pool,
+        streams=streams,
+        peers=Peers("test", {}),
+        probe=ops.Probe("test"),
+    )
+    yield Rest(Table(routes(parts), Tokens(KEY.encode())), tenant)
+    await parts.peers.close()

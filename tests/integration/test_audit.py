@@ -21,8 +21,10 @@ from tests.integration.test_ingestion import Fleet, fleet, ingestion, raw, until
 from iotistica import keys
 from iotistica._native import format_topic
 from iotistica.api.auth import Tokens, issue_token
-from iotistica.api.http import Request, Table
+from iotistica.api.http import Request
+from iotistica.api.route import routes_of
 from iotistica.api.routes.audit import Audit
+from iotistica.api.table import Table
 from iotistica.audit.auditor import Auditor
 from iotistica.ingestion.bookkeeper import Bookkeeper
 from iotistica.ledger import field
@@ -270,7 +272,7 @@ async def test_a_watch_goes_on_until_it_is_interrupted(urls: dict[str, str], fle
 
 @pytest.fixture
 def table(auditor: Auditor, store: LedgerStore, pool: Pool) -> Table:
-    return Table(Audit(Tokens(KEY), auditor, store, AgentStore(pool)).routes())
+    return Table(routes_of(Audit(auditor, store, AgentStore(pool))), Tokens(KEY))
 
 
 async def get(

@@ -19,9 +19,12 @@ import pytest
 
 from iotistica import keys
 from iotistica._native import format_topic
-from iotistica.api.auth import ROLES, Tokens, issue_token
-from iotistica.api.http import Request, Table
+from iotistica.api.auth import Tokens, issue_token
+from iotistica.api.http import Request
+from iotistica.api.principal import ROLES
+from iotistica.api.route import routes_of
 from iotistica.api.routes.dead_letters import DeadLetters
+from iotistica.api.table import Table
 from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
 from iotistica.store.migrate import migrate
@@ -116,11 +119,9 @@ async def office(postgres_url: str, redis_url: str, tenant: str) -> AsyncIterato
     streams = Streams(redis_url)
     connection = await asyncpg.connect(postgres_url)
     with ThreadPoolExecutor(1) as executor:
-        handlers = DeadLetters(
-            Tokens(KEY), settings=settings, pool=pool, streams=streams, executor=executor
-        )
+        handlers = DeadLetters(settings=settings, pool=pool, streams=streams, executor=executor)
         yield Office(
-            table=Table(handlers.routes()),
+            table=Table(routes_of(handlers), Tokens(KEY)),
             tenant=tenant,
             agent=str(uuid.uuid4()),
             streams=streams,
@@ -289,17 +290,18 @@ async def test_purge_removes_what_matches(office: Office) -> None:
 # Who may do what
 
 RIGHTS = {
-    ("GET", ""): "viewer",
-    ("GET", "/summary"): "viewer",
-    ("GET", "/{id}"): "viewer",
-    ("POST", "/replay"): "operator",
-    ("DELETE", ""): "admin",
+    ("GET", ""): ("viewer", "data:read"),
+    ("GET", "/summary"): ("viewer", "data:read"),
+    ("GET", "/{id}"): ("viewer", "data:read"),
+    ("POST", "/replay"): ("operator", "device:control"),
+    ("DELETE", ""): ("admin", "data:delete"),
 }
 
 
 @pytest.mark.parametrize(("method", "path"), RIGHTS)
 async def test_each_role_may_do_what_it_may(office: Office, method: str, path: str) -> None:
-    needed = RIGHTS[method, path]
+    lowest, permission = RIGHTS[method, path]
+    ranks = list(ROLES)
     for role in (*ROLES, "root", ""):
         [letter_id] = await office.park(office.letter())
         before = await office.left()
@@ -309,14 +311,14 @@ async def test_each_role_may_do_what_it_may(office: Office, method: str, path: s
             body={"filters": {"reason": "none"}},
             reason="none",
         )
-        if role in ROLES and ROLES.index(role) >= ROLES.index(needed):
+        if role in ROLES and ranks.index(role) >= ranks.index(lowest):
             assert status == 200, role
         else:
             assert (status, body) == (
                 403,
                 {
                     "error": "Forbidden",
-                    "message": f"role {role!r} may not do this; {needed} and higher roles may",
+                    "message": f"role {role!r} lacks the permission {permission}",
                 },
             )
         assert await office.left() == before

@@ -8,7 +8,11 @@ import orjson
 import pytest
 
 from iotistica.api import window
-from iotistica.api.http import Handler, Reply, Request, Route, Table, json_reply
+from iotistica.api.auth import Tokens
+from iotistica.api.http import Reply, Request, json_reply
+from iotistica.api.principal import Access
+from iotistica.api.route import Handler, Route
+from iotistica.api.table import Table
 from iotistica.errors import BadRequest, Denied, Forbidden, NotFound, StoreUnavailable
 
 
@@ -23,20 +27,22 @@ def failing(error: Exception) -> Handler:
     return handler
 
 
+PUBLIC = Access(public=True)
 TABLE = Table(
     [
-        Route("GET", "/", echo),
-        Route("GET", "/things/:id", echo),
-        Route("PUT", "/things/:id", echo),
-        Route("GET", "/things/special", echo),
-        Route("GET", "/things/:id/parts/:part", echo),
-        Route("GET", "/bad", failing(BadRequest("b"))),
-        Route("GET", "/denied", failing(Denied("d"))),
-        Route("GET", "/forbidden", failing(Forbidden("f"))),
-        Route("GET", "/missing", failing(NotFound("m"))),
-        Route("GET", "/away", failing(StoreUnavailable("secret address"))),
-        Route("GET", "/bug", failing(ZeroDivisionError("secret"))),
-    ]
+        Route("GET", "/", echo, PUBLIC),
+        Route("GET", "/things/:id", echo, PUBLIC),
+        Route("PUT", "/things/:id", echo, PUBLIC),
+        Route("GET", "/things/special", echo, PUBLIC),
+        Route("GET", "/things/:id/parts/:part", echo, PUBLIC),
+        Route("GET", "/bad", failing(BadRequest("b")), PUBLIC),
+        Route("GET", "/denied", failing(Denied("d")), PUBLIC),
+        Route("GET", "/forbidden", failing(Forbidden("f")), PUBLIC),
+        Route("GET", "/missing", failing(NotFound("m")), PUBLIC),
+        Route("GET", "/away", failing(StoreUnavailable("secret address")), PUBLIC),
+        Route("GET", "/bug", failing(ZeroDivisionError("secret")), PUBLIC),
+    ],
+    Tokens(b""),
 )
 
 
@@ -85,7 +91,12 @@ async def test_head_is_answered_as_get() -> None:
         ("/denied", 401, "Unauthorized", "d"),
         ("/forbidden", 403, "Forbidden", "f"),
         ("/missing", 404, "Not found", "m"),
-        ("/away", 503, "Service unavailable", "The database cannot be reached; try again"),
+        (
+            "/away",
+            503,
+            "Service unavailable",
+            "A server behind the API cannot be reached; try again",
+        ),
         (
             "/bug",
             500,

@@ -17,7 +17,7 @@ FENCES = {
     "paho": "mqtt/",
     "mqtt5": "mqtt/",
     "asyncpg": "store/",
-    "jwt": "api/auth.py",
+    "jwt": "api/auth",
     "redis": "streams/",
     "robyn": "api/robyn_app.py",
 }

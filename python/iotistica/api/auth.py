@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import jwt
 
 from iotistica.api.http import Request
-from iotistica.errors import ConfigError, Denied, Forbidden
+from iotistica.api.principal import ROLES, Principal
+from iotistica.api.route import Route
+from iotistica.errors import ConfigError, Denied
 from iotistica.settings import Settings
 
 ISSUER = "iotistic-api"
@@ -19,27 +20,7 @@ ALGORITHM = "HS256"
 ACCESS_S = 15 * 60
 MINIMUM_SECRET_BYTES = 32
 
-ROLES = ("viewer", "operator", "manager", "admin", "owner")
-"""Each may do what those before it may (reference 6.2)."""
-
 _REQUIRED = ("iss", "aud", "exp", "iat", "userId", "tenantId", "type")
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """A user who proved who they are."""
-
-    user_id: str
-    username: str
-    email: str
-    role: str
-    tenant: str
-
-    def require(self, role: str) -> None:
-        """Raise `Forbidden` unless the user has this role or a higher one."""
-        rank = ROLES.index(self.role) if self.role in ROLES else -1
-        if rank < ROLES.index(role):
-            raise Forbidden(f"role {self.role[:32]!r} may not do this; {role} and higher roles may")
 
 
 def secret(settings: Settings) -> bytes:
@@ -90,17 +71,14 @@ def issue_token(
 
 
 class Tokens:
-    """Verifies the bearer tokens of requests."""
+    """Verifies the tokens of users."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
-    def authenticate(self, request: Request) -> Principal:
+    async def identify(self, request: Request, _route: Route) -> Principal:
         """The user behind a request. Raises `Denied`."""
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise Denied("a bearer token is required")
-        return self.verify(token.strip())
+        return self.verify(bearer(request))
 
     def verify(self, token: str) -> Principal:
         """The user of a token. Raises `Denied`, with a reason that helps no forger."""
@@ -122,14 +100,25 @@ class Tokens:
         return _principal(claims)
 
 
+def bearer(request: Request) -> str:
+    """The token of the Authorization header. Raises `Denied`."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Denied("a bearer token is required")
+    return token.strip()
+
+
 def _principal(claims: dict[str, Any]) -> Principal:
     user, tenant = claims["userId"], claims["tenantId"]
     if not isinstance(user, str | int) or not isinstance(tenant, str) or not tenant:
         raise Denied("the token is not valid")
+    role = str(claims.get("role", "viewer"))
     return Principal(
-        user_id=str(user),
-        username=str(claims.get("username", "")),
-        email=str(claims.get("email", "")),
-        role=str(claims.get("role", "viewer")),
+        kind="user",
         tenant=tenant,
+        id=str(user),
+        name=str(claims.get("username", "")),
+        email=str(claims.get("email", "")),
+        role=role,
+        permissions=ROLES.get(role, frozenset()),
     )

@@ -7,38 +7,25 @@ import asyncio
 import os
 import signal
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from robyn import Headers, Response, Robyn
 from robyn.argument_parser import Config
 
-from iotistica import log, ops, supervisor
+from iotistica import log, supervisor
 from iotistica.api import auth
-from iotistica.api.http import Reply, Request, Table, error_reply
-from iotistica.api.peers import Peers
-from iotistica.api.routes.audit import Audit
-from iotistica.api.routes.dead_letters import DeadLetters
-from iotistica.api.routes.readings import Readings
-from iotistica.api.routes.system import System
-from iotistica.audit.auditor import Auditor
+from iotistica.api.application import Application
+from iotistica.api.http import Reply, Request, error_reply
 from iotistica.errors import ConfigError
 from iotistica.settings import Settings
-from iotistica.store.agents import AgentStore
-from iotistica.store.ledger import LedgerStore
-from iotistica.store.pool import Pool, open_pool
-from iotistica.store.series import SeriesStore
-from iotistica.streams import Streams
 
-_ENCODERS = 1
-"""Threads that decode replayed letters: queries come first."""
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 
 _log = log.get(__name__)
 
 
 class Web:
-    """One web process: its database pool, its table of routes, its requests in flight."""
+    """One web process and its requests in flight."""
 
     def __init__(self, assignment: supervisor.Assignment, tokens: auth.Tokens) -> None:
         self._assignment = assignment
@@ -46,10 +33,7 @@ class Web:
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._stopping = False
-        self._pool: Pool
-        self._streams: Streams
-        self._peers: Peers
-        self._table: Table
+        self._application: Application
 
     @property
     def _settings(self) -> Settings:
@@ -60,31 +44,10 @@ class Web:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_soon)
-        self._pool = await open_pool(self._settings, application_name=self._assignment.name)
-        self._streams = Streams(self._settings.require("redis_url"))
-        letters = DeadLetters(
-            self._tokens,
-            settings=self._settings,
-            pool=self._pool,
-            streams=self._streams,
-            executor=ThreadPoolExecutor(_ENCODERS, "encode"),
-        )
-        self._peers = Peers(self._assignment.name, self._assignment.parameters["peers"])
-        probe = ops.Probe("iotistica-api", ready=self._reasons)
-        self._table = Table(
-            [
-                *System(probe, self._peers).routes(),
-                *Readings(self._tokens, SeriesStore(self._pool)).routes(),
-                *self._audit().routes(),
-                *letters.routes(),
-            ]
+        self._application = await Application.open(
+            self._assignment, self._tokens, stopping=lambda: self._stopping
         )
         _log.info("web listens", url=f"http://{self._settings.api_host}:{self._settings.api_port}")
-
-    def _audit(self) -> Audit:
-        store = LedgerStore(self._pool)
-        auditor = Auditor(self._streams.ledger, store)
-        return Audit(self._tokens, auditor, store, AgentStore(self._pool))
 
     async def handle(self, request: Any) -> Response:
         """Answer one request of Robyn's."""
@@ -103,10 +66,7 @@ class Web:
         if declared is not None and declared != str(len(ours.body)):
             what = f"the body has {len(ours.body)} bytes; Content-Length says {declared[:20]}"
             return error_reply(400, "Bad request", what)
-        return await self._table.answer(ours)
-
-    def _reasons(self) -> list[str]:
-        return ["the process is stopping"] if self._stopping else []
+        return await self._application.table.answer(ours)
 
     def _stop_soon(self) -> None:
         if not self._stopping:
@@ -120,9 +80,7 @@ class Web:
                 while self._in_flight:
                     self._idle.clear()
                     await self._idle.wait()
-                await self._peers.close()
-                await self._streams.close()
-                await self._pool.close()
+                await self._application.close()
         except TimeoutError:
             _log.warning("requests were cut off", in_flight=self._in_flight)
         sys.stderr.flush()

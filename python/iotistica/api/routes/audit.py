@@ -7,8 +7,9 @@ import re
 from dataclasses import asdict, replace
 from uuid import UUID
 
-from iotistica.api.auth import Tokens
-from iotistica.api.http import Reply, Request, Route, json_reply
+from iotistica.api.http import Reply, Request, json_reply
+from iotistica.api.principal import Principal
+from iotistica.api.route import route
 from iotistica.audit.auditor import Auditor
 from iotistica.audit.document import account_document, document
 from iotistica.audit.report import Report
@@ -25,50 +26,39 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 class Audit:
     """Handlers of the audit; every role of a tenant may read it."""
 
-    def __init__(
-        self, tokens: Tokens, auditor: Auditor, store: LedgerStore, agents: AgentStore
-    ) -> None:
-        self._tokens = tokens
+    def __init__(self, auditor: Auditor, store: LedgerStore, agents: AgentStore) -> None:
         self._auditor = auditor
         self._store = store
         self._agents = agents
         self._reports: dict[str, asyncio.Task[Report]] = {}
 
-    def routes(self) -> list[Route]:
-        """What this part of the API answers."""
-        return [
-            Route("GET", "/api/v1/audit", self.tenant),
-            Route("GET", "/api/v1/audit/losses", self.losses),
-            Route("GET", "/api/v1/audit/:uuid", self.agent),
-        ]
-
-    async def tenant(self, request: Request) -> Reply:
+    @route("GET", "/api/v1/audit", needs="data:read")
+    async def tenant(self, request: Request, caller: Principal) -> Reply:
         """`{tenant, balanced, clean, epoch, began_at, snapshot_at, total, agents_total,
         agents_with_problems, agents, losses, streams, on_disk}`.
 
         Parameters: `limit` (agents, those with problems first), `problems` (true: only those).
         """
-        user = self._tokens.authenticate(request)
         most, problems = _limit(request), _flag(request, "problems")
-        report = await self._report(user.tenant)
+        report = await self._report(caller.tenant)
         shown = report.accounts[: min(most, report.troubled) if problems else most]
         return json_reply(document(replace(report, accounts=shown)))
 
-    async def agent(self, request: Request) -> Reply:
+    @route("GET", "/api/v1/audit/:uuid", needs="data:read")
+    async def agent(self, request: Request, caller: Principal) -> Reply:
         """One of `agents`: `{agent, balanced, problems, messages, readings, numbers}`."""
-        user = self._tokens.authenticate(request)
         agent = _agent(request)
-        report = await self._auditor.report(user.tenant, agent=agent)
+        report = await self._auditor.report(caller.tenant, agent=agent)
         # Also an agent that is not registered has an account, where its messages were refused.
-        if not report.accounts and not await self._agents.agents_of(user.tenant, [agent]):
+        if not report.accounts and not await self._agents.agents_of(caller.tenant, [agent]):
             raise NotFound(f"agent {agent} does not exist")
         account = report.accounts[0] if report.accounts else report.total
         return json_reply({**account_document(account), "agent": agent})
 
-    async def losses(self, request: Request) -> Reply:
+    @route("GET", "/api/v1/audit/losses", needs="data:read")
+    async def losses(self, caller: Principal) -> Reply:
         """`{count, losses}`, the newest first: each time that Redis lost its data."""
-        user = self._tokens.authenticate(request)
-        losses = await self._store.losses(user.tenant)
+        losses = await self._store.losses(caller.tenant)
         return json_reply({"count": len(losses), "losses": [asdict(loss) for loss in losses]})
 
     async def _report(self, tenant: str) -> Report:

@@ -12,8 +12,9 @@ import orjson
 
 from iotistica import keys, log
 from iotistica.api import window
-from iotistica.api.auth import Principal, Tokens
-from iotistica.api.http import Reply, Request, Route, json_reply
+from iotistica.api.http import Reply, Request, json_reply
+from iotistica.api.principal import Principal
+from iotistica.api.route import route
 from iotistica.errors import BadRequest, Forbidden, NotFound
 from iotistica.redrive import Redrive, Totals, explained
 from iotistica.settings import Settings
@@ -37,14 +38,12 @@ class DeadLetters:
 
     def __init__(
         self,
-        tokens: Tokens,
         *,
         settings: Settings,
         pool: Pool,
         streams: Streams,
         executor: Executor,
     ) -> None:
-        self._tokens = tokens
         self._settings = settings
         self._pool = pool
         self._streams = streams
@@ -54,43 +53,35 @@ class DeadLetters:
     def _letters(self) -> Letters:
         return self._streams.letters
 
-    def routes(self) -> list[Route]:
-        """What this part of the API answers."""
-        base = "/api/v1/dead-letters"
-        return [
-            Route("GET", base, self.listed),
-            Route("DELETE", base, self.purge),
-            Route("GET", f"{base}/summary", self.summary),
-            Route("POST", f"{base}/replay", self.replay),
-            Route("GET", f"{base}/:id", self.show),
-        ]
-
-    async def listed(self, request: Request) -> Reply:
+    @route("GET", "/api/v1/dead-letters", needs="data:read")
+    async def listed(self, request: Request, caller: Principal) -> Reply:
         """The youngest letters that match, without payloads."""
-        user = self._user(request, "viewer")
+        _check_tenant(caller)
         where, after = _queried(request), request.parameter("cursor")
         if after is not None and not is_id(after):
             raise BadRequest(f"parameter cursor is {after[:64]!r}; allowed is one that was given")
         limit = _number("limit", request.parameter("limit"), _LISTED, _MAX_LISTED)
         page = await self._letters.listed(
-            user.tenant, where, limit=limit, after=after, most=_MAX_EXAMINED
+            caller.tenant, where, limit=limit, after=after, most=_MAX_EXAMINED
         )
         letters = [letter.described() for letter in page.letters]
         return json_reply({"count": len(letters), "letters": letters, "cursor": page.cursor})
 
-    async def summary(self, request: Request) -> Reply:
+    @route("GET", "/api/v1/dead-letters/summary", needs="data:read")
+    async def summary(self, request: Request, caller: Principal) -> Reply:
         """Counts by reason, stage and agent, and how full it is."""
-        user = self._user(request, "viewer")
-        found = await self._letters.summary(user.tenant, _queried(request), most=_MAX_EXAMINED)
-        total = await self._letters.count(user.tenant)
+        _check_tenant(caller)
+        found = await self._letters.summary(caller.tenant, _queried(request), most=_MAX_EXAMINED)
+        total = await self._letters.count(caller.tenant)
         bound = {"total": total, "bound": self._settings.dlq_max_entries}
         return json_reply({**found.described(), **bound})
 
-    async def show(self, request: Request) -> Reply:
+    @route("GET", "/api/v1/dead-letters/:id", needs="data:read")
+    async def show(self, request: Request, caller: Principal) -> Reply:
         """One letter, its payload as base64 and decoded as far as it goes."""
-        user = self._user(request, "viewer")
+        _check_tenant(caller)
         letter_id = request.params["id"]
-        letter = await self._letters.get(user.tenant, letter_id) if is_id(letter_id) else None
+        letter = await self._letters.get(caller.tenant, letter_id) if is_id(letter_id) else None
         if letter is None:
             raise NotFound(f"dead letter {letter_id[:64]} does not exist")
         return json_reply(
@@ -101,9 +92,10 @@ class DeadLetters:
             }
         )
 
-    async def replay(self, request: Request) -> Reply:
+    @route("POST", "/api/v1/dead-letters/replay", needs="device:control")
+    async def replay(self, request: Request, caller: Principal) -> Reply:
         """Try letters once more; with `dryRun` say what would come of it."""
-        user = self._user(request, "operator")
+        _check_tenant(caller)
         asked = _body(request, "filters", "all", "dryRun", "limit", "cursor")
         where = _filter(_object("filters", asked.get("filters", {})))
         _check_meant(where, _flag("all", asked.get("all", False)))
@@ -118,7 +110,7 @@ class DeadLetters:
             dry_run=dry_run,
         )
         totals, letters, examined, rest = Totals(), [], 0, None
-        async with aclosing(redrive.run(user.tenant, where, cursor=cursor, limit=limit)) as steps:
+        async with aclosing(redrive.run(caller.tenant, where, cursor=cursor, limit=limit)) as steps:
             async for step in steps:
                 totals.add(step.proofs)
                 letters += [proof.described() for proof in step.proofs]
@@ -126,39 +118,38 @@ class DeadLetters:
                 if examined >= _MAX_EXAMINED:
                     break
         if not dry_run:
-            _log.info("dead letters replayed", **_who(user), passed=totals.passed)
+            _log.info("dead letters replayed", **_who(caller), passed=totals.passed)
         sums = totals.described()
         answer = {"dryRun": dry_run, "count": sums.pop("letters"), **sums}
         return json_reply({**answer, "letters": letters, "cursor": rest})
 
-    async def purge(self, request: Request) -> Reply:
+    @route("DELETE", "/api/v1/dead-letters", needs="data:delete")
+    async def purge(self, request: Request, caller: Principal) -> Reply:
         """Remove letters for good."""
-        user = self._user(request, "admin")
+        _check_tenant(caller)
         where, cursor = _queried(request), request.parameter("cursor")
         _check_meant(where, request.parameter("all") == "true")
-        newest = await self._letters.newest(user.tenant)
+        newest = await self._letters.newest(caller.tenant)
         after, upto = position(cursor) if cursor is not None else (None, newest)
         removed, examined, rest = 0, 0, None
-        steps = self._letters.purge(user.tenant, where, after=after, upto=upto)
+        steps = self._letters.purge(caller.tenant, where, after=after, upto=upto)
         async with aclosing(steps):
             async for page, gone in steps:
                 removed, examined = removed + gone, examined + page.examined
                 rest = cursor_of(page.cursor, upto)
                 if examined >= _MAX_EXAMINED:
                     break
-        _log.info("dead letters purged", **_who(user), removed=removed)
+        _log.info("dead letters purged", **_who(caller), removed=removed)
         return json_reply({"purged": removed, "cursor": rest})
 
-    def _user(self, request: Request, role: str) -> Principal:
-        user = self._tokens.authenticate(request)
-        user.require(role)
-        if user.tenant == keys.STRAY:
-            raise Forbidden("letters of no tenant are for those who run the platform")
-        return user
+
+def _check_tenant(caller: Principal) -> None:
+    if caller.tenant == keys.STRAY:
+        raise Forbidden("letters of no tenant are for those who run the platform")
 
 
-def _who(user: Principal) -> dict[str, str]:
-    return {"tenant": user.tenant, "user": user.user_id}
+def _who(caller: Principal) -> dict[str, str]:
+    return {"tenant": caller.tenant, "user": caller.id}
 
 
 def _queried(request: Request) -> Filter:

@@ -9,8 +9,9 @@ from uuid import UUID
 import orjson
 
 from iotistica.api import window
-from iotistica.api.auth import Tokens
-from iotistica.api.http import Reply, Request, Route, json_reply
+from iotistica.api.http import Reply, Request, json_reply
+from iotistica.api.principal import Principal
+from iotistica.api.route import route
 from iotistica.errors import BadRequest, NotFound
 from iotistica.store.series import SeriesStore
 
@@ -21,24 +22,15 @@ _MAX_NAME = 2000
 class Readings:
     """Handlers of the queries on readings."""
 
-    def __init__(self, tokens: Tokens, store: SeriesStore) -> None:
-        self._tokens = tokens
+    def __init__(self, store: SeriesStore) -> None:
         self._store = store
 
-    def routes(self) -> list[Route]:
-        """What this part of the API answers."""
-        base = "/api/v1/readings/:uuid"
-        return [
-            Route("GET", f"{base}/timeseries", self.timeseries),
-            Route("GET", f"{base}/latest", self.latest),
-        ]
-
-    async def timeseries(self, request: Request) -> Reply:
+    @route("GET", "/api/v1/readings/:uuid/timeseries", needs="data:read")
+    async def timeseries(self, request: Request, caller: Principal) -> Reply:
         """Raw readings of an agent, newest first."""
-        user = self._tokens.authenticate(request)
         agent, asked = _agent(request), window.parse(request)
         rows = await self._store.timeseries(
-            user.tenant,
+            caller.tenant,
             agent,
             metric=_name(request, "metric"),
             protocol=_name(request, "protocol"),
@@ -48,9 +40,9 @@ class Readings:
         )
         return _answer(agent, rows, _reading)
 
-    async def latest(self, request: Request) -> Reply:
+    @route("GET", "/api/v1/readings/:uuid/latest", needs="data:read")
+    async def latest(self, request: Request, caller: Principal) -> Reply:
         """Newest reading of every series of an agent, or of the given metrics."""
-        user = self._tokens.authenticate(request)
         agent, metrics = _agent(request), request.listed("metrics")
         if len(metrics) > _MAX_METRICS:
             raise BadRequest(
@@ -58,7 +50,7 @@ class Readings:
             )
         for name in metrics:
             _check_name("metrics", name)
-        rows = await self._store.latest(user.tenant, agent, metrics=metrics or None)
+        rows = await self._store.latest(caller.tenant, agent, metrics=metrics or None)
         return _answer(agent, rows, _latest)
 
 

@@ -1,0 +1,176 @@
+"""The table of routes: finds the handler of a request, lets in who may, answers everything else."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+from urllib.parse import unquote
+
+from iotistica import log, metrics
+from iotistica.api.http import Reply, Request, error_reply
+from iotistica.api.principal import Principal
+from iotistica.api.route import Route
+from iotistica.errors import (
+    BadRequest,
+    Conflict,
+    Denied,
+    Forbidden,
+    NotFound,
+    PreconditionFailed,
+    StoreUnavailable,
+    TooLarge,
+    TooMany,
+)
+from iotistica.ops import request_id
+
+_log = log.get(__name__)
+
+_ANSWERS: Mapping[type[Exception], tuple[int, str]] = {
+    BadRequest: (400, "Bad request"),
+    Forbidden: (403, "Forbidden"),
+    NotFound: (404, "Not found"),
+    Conflict: (409, "Conflict"),
+    PreconditionFailed: (412, "Precondition failed"),
+    TooLarge: (413, "Payload too large"),
+}
+
+
+class Callers(Protocol):
+    """Tells who calls."""
+
+    async def identify(self, request: Request, route: Route) -> Principal:
+        """The caller behind the request's credentials. Raises `Denied`, `StoreUnavailable`."""
+
+
+class Gate(Protocol):
+    """Counts requests against the limits."""
+
+    async def admit(self, request: Request, route: Route, caller: Principal | None) -> None:
+        """Raises `TooMany`. Called for every request before its credentials are looked at, with
+        no caller, and again once the caller is known."""
+
+
+class _Node:
+    """One level of the paths."""
+
+    __slots__ = ("children", "methods", "parameter")
+
+    def __init__(self) -> None:
+        self.children: dict[str, _Node] = {}
+        self.parameter: _Node | None = None
+        self.methods: dict[str, tuple[Route, list[str]]] = {}
+
+
+class Table:
+    """Answers any request."""
+
+    def __init__(self, routes: Sequence[Route], callers: Callers, gate: Gate | None = None) -> None:
+        self.routes = tuple(routes)
+        self._callers = callers
+        self._gate = gate
+        self._root = _Node()
+        for route in routes:
+            self._add(route)
+
+    async def answer(self, request: Request) -> Reply:
+        """The answer to any request; never raises."""
+        started = time.perf_counter()
+        identifier = request_id(request.headers.get("x-request-id")) or secrets.token_hex(8)
+        node, values = self._find(request.path)
+        path, reply = "none", await self._dispatch(request, node, values, identifier)
+        if node is not None:
+            path = next(iter(node.methods.values()))[0].path
+        metrics.HTTP_REQUESTS.labels(path, reply.status).inc()
+        metrics.HTTP_SECONDS.labels(path).observe(time.perf_counter() - started)
+        headers = {**reply.headers, "x-request-id": identifier}
+        return replace(reply, headers=headers)
+
+    def _add(self, route: Route) -> None:
+        node, names = self._root, []
+        for level in _levels(route.path):
+            if level.startswith(":"):
+                names.append(level[1:])
+                node.parameter = node.parameter or _Node()
+                node = node.parameter
+            else:
+                node = node.children.setdefault(level, _Node())
+        if route.method in node.methods:
+            raise ValueError(f"{route.method} {route.path} is declared twice")
+        node.methods[route.method] = (route, names)
+
+    def _find(self, path: str) -> tuple[_Node | None, list[str]]:
+        return _search(self._root, _levels(path), 0, [])
+
+    async def _dispatch(
+        self, request: Request, node: _Node | None, values: list[str], identifier: str
+    ) -> Reply:
+        if node is None:
+            what = f"Route {request.method} {request.path} not found"
+            hint = "The base of the API is /api/v1"
+            return error_reply(404, "Not found", what, hint=hint)
+        is_head = request.method == "HEAD" and "HEAD" not in node.methods
+        found = node.methods.get("GET" if is_head else request.method)
+        if found is None:
+            allowed = ", ".join(sorted(node.methods))
+            what = f"{request.method} is not allowed on {request.path}; allowed: {allowed}"
+            reply = error_reply(405, "Method not allowed", what)
+            return replace(reply, headers={**reply.headers, "allow": allowed})
+        route, names = found
+        params = dict(zip(names, values, strict=True))
+        return await self._run(route, replace(request, params=params, identifier=identifier))
+
+    async def _run(self, route: Route, request: Request) -> Reply:
+        try:
+            return await route.handler(await self._admitted(route, request))
+        except tuple(_ANSWERS) as error:
+            status, name = _ANSWERS[type(error)]
+            return error_reply(status, name, str(error))
+        except Denied as error:
+            reply = error_reply(401, "Unauthorized", str(error))
+            return replace(reply, headers={**reply.headers, "www-authenticate": "Bearer"})
+        except TooMany as error:
+            reply = error_reply(429, "Too many requests", str(error), retryAfter=error.after_s)
+            return replace(reply, headers={**reply.headers, "retry-after": str(error.after_s)})
+        except StoreUnavailable as error:
+            _log.warning("request not served", path=request.path, error=str(error))
+            what = "A server behind the API cannot be reached; try again"
+            reply = error_reply(503, "Service unavailable", what, requestId=request.identifier)
+            return replace(reply, headers={**reply.headers, "retry-after": "1"})
+        except Exception:
+            _log.exception("request failed", path=request.path, request=request.identifier)
+            what = "The error was logged under this request id"
+            return error_reply(500, "Internal server error", what, requestId=request.identifier)
+
+    async def _admitted(self, route: Route, request: Request) -> Request:
+        if self._gate is not None:
+            await self._gate.admit(request, route, None)
+        if route.access.public:
+            return request
+        caller = await self._callers.identify(request, route)
+        if self._gate is not None:
+            await self._gate.admit(request, route, caller)
+        route.access.check(caller, request.params.get("uuid"))
+        return replace(request, identified=caller)
+
+
+def _search(
+    node: _Node, levels: list[str], index: int, values: list[str]
+) -> tuple[_Node | None, list[str]]:
+    """Depth first: a fixed level before a parameter, which is tried where that leads nowhere."""
+    if index == len(levels):
+        return (node if node.methods else None), values
+    level = levels[index]
+    if (child := node.children.get(level)) is not None:
+        found = _search(child, levels, index + 1, values)
+        if found[0] is not None:
+            return found
+    if node.parameter is None:
+        return None, values
+    return _search(node.parameter, levels, index + 1, [*values, unquote(level)])
+
+
+def _levels(path: str) -> list[str]:
+    return path.strip("/").split("/")
