@@ -31,6 +31,13 @@ def audit(
     watch: Annotated[
         bool, typer.Option("--watch", help="Every two seconds, until Ctrl-C.")
     ] = False,
+    acknowledge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REASON",
+            help="Say that the losses of --tenant are known, and why; audits are clean again.",
+        ),
+    ] = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -46,6 +53,7 @@ def audit(
             count=count,
             watch=watch,
             most=limit,
+            acknowledge=acknowledge,
             json=json,
         )
         is_clean = run(options)

@@ -250,6 +250,27 @@ async def test_rows_are_counted_on_request(
     assert output.endswith("    3 rows missing in the table\n")
 
 
+async def test_losses_are_acknowledged_on_request(
+    urls: dict[str, str],
+    fleet: Fleet,
+    streams: Streams,
+    store: LedgerStore,
+    raw: redis.asyncio.Redis,
+) -> None:
+    keeper = Bookkeeper(streams.ledger, store, period_s=0.0, most_share=float("inf"))
+    await send(fleet, fleet.payload())
+    await keeper.run_once([fleet.tenant])
+    await raw.flushall()
+    await keeper.run_once([fleet.tenant])
+    assert (await audit(**urls))[0] == 1
+    code, _, errors = await audit("--acknowledge", "known", **urls)
+    assert (code, "--acknowledge needs --tenant" in errors) == (2, True)
+    code, output, _ = await audit("--tenant", fleet.tenant, "--acknowledge", "a flush", **urls)
+    assert code == 0
+    assert " (command): a flush\n" in output
+    assert (await audit(**urls))[0] == 0
+
+
 async def test_a_watch_goes_on_until_it_is_interrupted(urls: dict[str, str], fleet: Fleet) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "iotistica", "audit", "--watch", "--json"),
@@ -366,6 +387,51 @@ async def test_rest_tells_the_losses(
     assert (await get(table, "/api/v1/audit/losses", "another.one"))[1]["losses"] == []
     _, whole = await get(table, "/api/v1/audit", fleet.tenant)
     assert (whole["clean"], whole["losses"]) == (False, [loss])
+
+
+async def test_a_loss_that_is_known_is_no_news(
+    table: Table, fleet: Fleet, streams: Streams, store: LedgerStore, raw: redis.asyncio.Redis
+) -> None:
+    keeper = Bookkeeper(streams.ledger, store, period_s=0.0, most_share=float("inf"))
+
+    async def lose() -> int:
+        await send(fleet, fleet.payload(), fleet.payload())
+        await keeper.run_once([fleet.tenant])
+        await raw.flushall()
+        await keeper.run_once([fleet.tenant])
+        return (await get(table, "/api/v1/audit/losses", fleet.tenant))[1]["losses"][0]["id"]
+
+    async def acknowledge(tenant: str, upto: int, role: str = "admin") -> tuple[int, dict]:
+        token = issue_token(KEY, tenant=tenant, role=role)
+        request = Request(
+            method="POST",
+            path="/api/v1/audit/losses/acknowledge",
+            headers={"authorization": f"Bearer {token}"},
+            body=orjson.dumps({"upto": upto, "reason": "flushed by mistake"}),
+        )
+        reply = await table.answer(request)
+        return reply.status, orjson.loads(reply.body)
+
+    first = await lose()
+    _, whole = await get(table, "/api/v1/audit", fleet.tenant)
+    [lost] = [one["problems"] for one in whole["agents"]]
+    assert (whole["clean"], lost) == (
+        False,
+        ["2 messages were in flight when Redis lost its data"],
+    )
+    assert (await acknowledge(fleet.tenant, first, role="manager"))[0] == 403
+    assert await acknowledge("another.one", first) == (200, {"acknowledged": 0})
+    assert await acknowledge(fleet.tenant, first) == (200, {"acknowledged": 1})
+    assert await acknowledge(fleet.tenant, first) == (200, {"acknowledged": 0})
+    _, whole = await get(table, "/api/v1/audit", fleet.tenant)
+    assert (whole["clean"], [one["problems"] for one in whole["agents"]]) == (True, [[]])
+    [loss] = whole["losses"]
+    assert (loss["acknowledgment"], loss["in_flight_at_most"]) == ("flushed by mistake", 2)
+    assert loss["acknowledged_by"] == "development"
+    assert await lose() > first
+    assert (await get(table, f"/api/v1/audit/{fleet.agent}", fleet.tenant))[1]["problems"] == [
+        "4 messages were in flight when Redis lost its data"
+    ]
 
 
 @pytest.mark.parametrize(

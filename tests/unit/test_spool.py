@@ -96,7 +96,7 @@ async def test_what_is_put_is_on_disk_and_comes_back_in_order(tmp_path: Path) ->
     spool.close()
     spool = Spool(tmp_path, max_bytes=1 << 20)
     names = []
-    while (name := spool.oldest()) is not None:
+    for name in spool.names():
         found, damage = await spool.read(name)
         assert damage is None
         names += [one.name for one in found]
@@ -119,8 +119,7 @@ async def test_a_full_spool_refuses_and_keeps_what_it_has(tmp_path: Path) -> Non
         await spool.put(batch(size=1000))
     assert spool.error is not None
     assert spool.segments == 1
-    name = spool.oldest()
-    assert name is not None
+    [name] = spool.names()
     await spool.remove(name)
     await spool.put(batch(size=1000))
     assert spool.error is None
@@ -168,8 +167,7 @@ async def test_a_directory_that_cannot_be_made_is_said_and_tried_again(tmp_path:
 async def test_a_damaged_segment_is_put_aside(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=1 << 20)
     await spool.put(batch())
-    name = spool.oldest()
-    assert name is not None
+    [name] = spool.names()
     path = spool.directory / name
     path.write_bytes(path.read_bytes()[:-20])
     _, damage = await spool.read(name)
@@ -196,8 +194,7 @@ async def test_two_processes_never_share_a_place_and_leftovers_are_adopted(tmp_p
     assert await first.adopt() == 0
     second.close()
     assert await first.adopt() == 1
-    name = first.oldest()
-    assert name is not None
+    [name] = first.names()
     found, _ = await first.read(name)
     assert [one.name for one in found] == ["left"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -47,6 +48,8 @@ class Options:
     count: bool
     watch: bool
     most: int | None
+    acknowledge: str | None
+    """Why losses are acknowledged; None where none are."""
     json: bool
 
 
@@ -55,6 +58,7 @@ class _Platform:
     """A running platform, opened."""
 
     pool: Pool
+    store: LedgerStore
     auditor: Auditor
 
 
@@ -67,6 +71,7 @@ async def _run(options: Options) -> bool:
     agent, settings = _uuid(options.agent), attached(options.data_dir)
     async with _opened(settings) as platform:
         tenants = await _tenants(platform.pool, options.tenant, agent)
+        await _acknowledge(platform.store, options)
         with _interrupted(options) as interrupted, _shown(options) as show:
             while True:
                 reports = [
@@ -90,10 +95,26 @@ async def _opened(settings: Settings) -> AsyncIterator[_Platform]:
     streams = Streams(settings.require("redis_url"))
     pool = await open_pool(settings, application_name="iotistica-audit")
     try:
-        yield _Platform(pool, Auditor(streams.ledger, LedgerStore(pool)))
+        store = LedgerStore(pool)
+        yield _Platform(pool, store, Auditor(streams.ledger, store))
     finally:
         pool.terminate()
         await streams.close()
+
+
+async def _acknowledge(store: LedgerStore, options: Options) -> None:
+    """Acknowledge what is recorded now. Raises `ConfigError`."""
+    why = options.acknowledge
+    if why is None:
+        return
+    if options.tenant is None:
+        raise ConfigError("--acknowledge needs --tenant: whose losses are known")
+    if not why.strip():
+        raise ConfigError("--acknowledge is empty; say why the losses are no news")
+    losses = await store.losses(options.tenant)
+    if losses:
+        by = f"{getpass.getuser()} (command)"
+        await store.acknowledge(options.tenant, upto=losses[0].id, by=by, why=why)
 
 
 def _on_disk(settings: Settings, tenant: str) -> dict[str, int]:

@@ -97,6 +97,12 @@ class Evidence:
     on_disk: Mapping[str, int] = field(default_factory=dict)
     """Messages in the disk spools of this machine, by service."""
 
+    @property
+    def acknowledged(self) -> bool:
+        """Whether somebody knows of every loss; one that is not recorded yet nobody can know."""
+        known = all(loss.acknowledged_at is not None for loss in self.losses)
+        return bool(self.losses) and known and self.past.epoch == self.epoch
+
     def reading_of(self, agent: str) -> Reading:
         """The last one."""
         return self.again.get(agent, self.reading)
@@ -128,6 +134,8 @@ class Account:
     rows: Rows | None = None
     counts: Counts = field(default_factory=dict)
     """Over all epochs."""
+    acknowledged: bool = False
+    """Whether `lost` is known to somebody, and therefore no problem."""
 
     @property
     def balanced(self) -> bool | None:
@@ -143,7 +151,7 @@ class Account:
             *_difference("messages", self.messages.difference if self.messages else 0),
             *_difference("readings", self.readings.difference),
         ]
-        if self.lost:
+        if self.lost and not self.acknowledged:
             found.append(f"{self.lost:,} messages were in flight when Redis lost its data")
         if self.missing:
             found.append(self._missing())
@@ -179,9 +187,12 @@ class Report:
 
     @property
     def is_clean(self) -> bool:
-        """Whether all is accounted for, and nothing lost or missing."""
-        losses = self.evidence.losses
-        lost = any(loss.in_flight_at_most or loss.unseen_estimate for loss in losses)
+        """Whether all is accounted for, and nothing lost or missing that nobody knows of."""
+        lost = any(
+            loss.in_flight_at_most or loss.unseen_estimate
+            for loss in self.evidence.losses
+            if loss.acknowledged_at is None
+        )
         return self.balanced is True and not self.troubled and not lost
 
 
@@ -237,6 +248,7 @@ def judged(evidence: Evidence, agent: str) -> Account:
         missing=gaps.missing_messages if gaps and gaps.troubled else 0,
         gaps=gaps,
         rows=_rows(evidence, agent, past, reading) if agent in evidence.rows else None,
+        acknowledged=evidence.acknowledged,
     )
 
 
@@ -328,6 +340,7 @@ class _Total:
             readings=Equation(Span(*sums[0:2]), Span(*sums[2:4])),
             missing=self._missing,
             counts=ledger.added(evidence.past.total, evidence.reading.after.total),
+            acknowledged=evidence.acknowledged,
         )
 
 

@@ -76,8 +76,15 @@ def _loss(loss: Loss) -> str:
     return (
         f"{_time(loss.detected_at)} {what}: at most {loss.in_flight_at_most:,} messages that were "
         f"in flight at {_time(loss.snapshot_at)}, and of those that came since, about "
-        f"{loss.unseen_estimate:,}"
+        f"{loss.unseen_estimate:,}{_acknowledgment(loss)}"
     )
+
+
+def _acknowledgment(loss: Loss) -> str:
+    if loss.acknowledged_at is None:
+        return ""
+    when = _time(loss.acknowledged_at)
+    return f"; acknowledged {when} by {loss.acknowledged_by}: {loss.acknowledgment}"
 
 
 def _agents(report: Report) -> Iterator[str]:

@@ -116,10 +116,6 @@ class Spool:
             return
         self.error = None
 
-    def oldest(self) -> str | None:
-        """Name of the segment to replay next."""
-        return min(self._sizes, default=None)
-
     def names(self) -> list[str]:
         """All segments, oldest first."""
         return sorted(self._sizes)

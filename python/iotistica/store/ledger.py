@@ -106,6 +106,10 @@ _LEDGER = "SELECT epoch, began_at, snapshot_at FROM ledgers WHERE tenant_id = $1
 _LOSSES = """
 SELECT * FROM ledger_losses WHERE tenant_id = $1 ORDER BY id DESC LIMIT $2
 """
+_ACKNOWLEDGE = """
+UPDATE ledger_losses SET acknowledged_at = now(), acknowledged_by = $2, acknowledgment = $3
+WHERE tenant_id = $1 AND acknowledged_at IS NULL AND id <= $4
+"""
 _ROWS = "SELECT count(*) FROM readings WHERE agent_uuid = $1"
 _MADE = """
 SELECT uuid::text, created_at FROM agents WHERE tenant_id = $1 AND uuid = ANY ($2::uuid[])
@@ -134,6 +138,10 @@ class Loss:
     unseen_estimate: int
     """How many came between the snapshot and the detection, at the rate before. Of those, what was
     not stored yet is lost as well."""
+    acknowledged_at: datetime | None = None
+    """When somebody said that they know of it; `acknowledged_by` whom, `acknowledgment` why."""
+    acknowledged_by: str | None = None
+    acknowledgment: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +271,12 @@ class LedgerStore:
         with unavailable("read the losses"):
             rows = await self._pool.fetch(_LOSSES, tenant, _MOST_LOSSES)
         return [_loss(row) for row in rows]
+
+    async def acknowledge(self, tenant: str, *, upto: int, by: str, why: str) -> int:
+        """Acknowledge the losses up to an id, those that are acknowledged excepted; how many."""
+        with unavailable("acknowledge losses"):
+            done = await self._pool.execute(_ACKNOWLEDGE, tenant, by, why, upto)
+        return int(done.rpartition(" ")[2])
 
     async def rows(self, agent: str) -> int:
         """Rows of an agent in `readings`; all of them are counted."""

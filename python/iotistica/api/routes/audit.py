@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import asdict, replace
+from typing import Annotated
 from uuid import UUID
 
+import msgspec
+from msgspec import Meta
+
+from iotistica import log
 from iotistica.api.http import Reply, Request, json_reply
 from iotistica.api.principal import Principal
 from iotistica.api.route import route
@@ -21,6 +26,22 @@ _DEFAULT_LIMIT, _MAX_LIMIT = 100, 1000
 _FRESH_S = 1.0
 """So long a report serves later callers, too."""
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+_log = log.get(__name__)
+
+
+class Acknowledgment(msgspec.Struct, forbid_unknown_fields=True):
+    """Which losses are acknowledged, and why."""
+
+    upto: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    """Id of the newest loss that is meant; the older ones go with it."""
+    reason: Annotated[str, Meta(min_length=1, max_length=1000, pattern=r"^[^\x00]*$")]
+
+
+class Acknowledged(msgspec.Struct):
+    """How many losses were acknowledged now."""
+
+    acknowledged: int
 
 
 class Audit:
@@ -60,6 +81,20 @@ class Audit:
         """`{count, losses}`, the newest first: each time that Redis lost its data."""
         losses = await self._store.losses(caller.tenant)
         return json_reply({"count": len(losses), "losses": [asdict(loss) for loss in losses]})
+
+    @route("POST", "/api/v1/audit/losses/acknowledge", needs="data:delete")
+    async def acknowledge(self, caller: Principal, body: Acknowledgment) -> Acknowledged:
+        """Say that these losses are known, so that audits are clean again.
+
+        They stay in the ledger, with who acknowledged them and why.
+        """
+        who = caller.name or caller.id
+        count = await self._store.acknowledge(
+            caller.tenant, upto=body.upto, by=who, why=body.reason
+        )
+        _log.info("losses acknowledged", tenant=caller.tenant, user=caller.id, count=count)
+        self._reports.pop(caller.tenant, None)
+        return Acknowledged(count)
 
     async def _report(self, tenant: str) -> Report:
         """One audit at a time for a tenant: who asks meanwhile, or shortly after, shares it."""
