@@ -62,7 +62,7 @@ class Bucket:
 
 class Quotas:
     """The buckets of all tenants, as far as one process knows. A quota of the whole platform is
-    divided by `share`: the processes that take a part of the load.
+    divided by the processes that take a part of the load: `share`, or for a tenant `divide`.
     """
 
     def __init__(
@@ -72,11 +72,16 @@ class Quotas:
         self._share = share
         self._clock = clock
         self._own: Mapping[str, Quota] = {}
+        self._shares: dict[str, int] = {}
         self._buckets: dict[tuple[str, str], Bucket] = {}
 
     def set(self, own: Mapping[str, Quota]) -> None:
         """Take the quotas of tenants that have one of their own."""
         self._own = own
+
+    def divide(self, tenant: str, share: int) -> None:
+        """Tell how many processes take a part of a tenant's load now."""
+        self._shares[tenant] = max(share, 1)
 
     def allows(self, tenant: str, **amounts: float) -> bool:
         """Whether so many messages, bytes or readings are within the quota; then they are paid.
@@ -105,7 +110,7 @@ class Quotas:
         if rate is None:
             self._buckets.pop((tenant, name), None)
             return None
-        rate /= self._share
+        rate /= self._shares.get(tenant, self._share)
         bucket = self._buckets.get((tenant, name))
         if bucket is None or bucket.rate != rate:
             bucket = self._buckets[tenant, name] = Bucket(rate, clock=self._clock)

@@ -72,3 +72,16 @@ def test_the_processes_of_a_platform_share_its_quota() -> None:
     assert not quotas.allows("t", messages=1)
     clock.now += 0.3
     assert quotas.allows("t", messages=1)
+
+
+def test_a_tenants_quota_is_divided_by_those_who_read_its_stream() -> None:
+    clock = Clock()
+    quotas = Quotas(default=Quota(readings_per_s=10), clock=clock)
+    quotas.divide("t", 4)
+    quotas.divide("u", 0)
+    assert quotas.allows("t", readings=26)
+    assert not quotas.allows("t", readings=1)
+    clock.now += 0.5
+    assert quotas.allows("t", readings=1)
+    assert quotas.allows("u", readings=99)
+    assert quotas.within("u", "readings")

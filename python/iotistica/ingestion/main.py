@@ -276,6 +276,10 @@ class Ingestion:
 
     async def _read_quotas(self) -> None:
         self._quotas.set(await tenant_quotas(self._pool))
+        for state in self._reader.lanes:
+            # Every process that reads a tenant's stream has one consumer there.
+            if state.depth is not None and state.lane.feed is Feed.LIVE:
+                self._quotas.divide(state.lane.tenant, state.depth.consumers)
 
     async def _remove_consumers(self) -> None:
         await upkeep.remove_consumers(
