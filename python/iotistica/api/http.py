@@ -11,6 +11,7 @@ import orjson
 
 from iotistica.api.principal import Principal
 from iotistica.errors import BadRequest, Denied
+from iotistica.store.journal import Origin
 
 JSON_TYPE = {"content-type": "application/json; charset=utf-8"}
 
@@ -43,6 +44,23 @@ class Request:
     def address(self) -> str:
         """IP address of the client, as the front door saw it."""
         return self.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+
+    @property
+    def origin(self) -> Origin:
+        """Who asks and from where, for the journal. Raises `Denied` on a public route."""
+        return self.origin_of(self.caller)
+
+    def origin_of(self, caller: Principal) -> Origin:
+        """The same for a caller who just proved who they are."""
+        return Origin(
+            tenant=caller.tenant,
+            kind=caller.kind,
+            id=caller.id,
+            name=caller.name,
+            address=self.address,
+            user_agent=self.headers.get("user-agent", ""),
+            request_id=self.identifier,
+        )
 
     def parameter(self, name: str) -> str | None:
         """A query parameter, decoded; None where absent or empty. Raises `BadRequest`."""
