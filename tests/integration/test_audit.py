@@ -437,10 +437,10 @@ async def test_a_loss_that_is_known_is_no_news(
 @pytest.mark.parametrize(
     ("path", "query", "message"),
     [
-        ("", {"limit": "-1"}, "parameter limit is '-1'; allowed is a whole number from 0 to 1000"),
-        ("", {"limit": "1001"}, "parameter limit is '1001'; allowed is a whole number from 0 to"),
-        ("", {"problems": "maybe"}, "parameter problems is 'maybe'; allowed are true and false"),
-        ("/x", {}, "agent 'x' is not a UUID"),
+        ("", {"limit": "-1"}, "parameter limit is '-1': expected int >= 0"),
+        ("", {"limit": "1001"}, "parameter limit is '1001': expected int <= 1000"),
+        ("", {"problems": "maybe"}, "parameter problems is 'maybe': expected bool, got str"),
+        ("/x", {}, "parameter uuid is 'x': Invalid UUID"),
     ],
 )
 async def test_rest_names_a_wrong_parameter(

@@ -356,12 +356,13 @@ async def test_a_tenant_named_like_the_strays_does_not_get_them(office: Office) 
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ({"limit": "0"}, "limit is 0; allowed is a whole number from 1 to 1000"),
-        ({"limit": "1001"}, "limit is 1001; allowed is a whole number from 1 to 1000"),
-        ({"cursor": "x"}, "parameter cursor is 'x'; allowed is one that was given"),
+        ({"limit": "0"}, "parameter limit is '0': expected int >= 1"),
+        ({"limit": "1001"}, "parameter limit is '1001': expected int <= 1000"),
+        ({"cursor": "x"}, "parameter cursor is 'x': expected str matching regex "),
+        ({"color": "red"}, "parameter 'color' is not known; allowed: ids, reason, stage, agent"),
         ({"since": "soon"}, "parameter since is 'soon'; allowed is an ISO 8601 time"),
-        ({"ids": "x"}, "filter ids must be a list of ids such as 1795453097011-0"),
-        ({"ids": ",".join(["1-1"] * 1001)}, "filter ids has 1001 ids; at most 1000 are allowed"),
+        ({"ids": "x"}, "parameter ids is \"['x']\": expected str matching regex "),
+        ({"ids": ",".join(["1-1"] * 1001)}, "parameter ids is "),
     ],
 )
 async def test_a_wrong_parameter_is_named(
@@ -376,22 +377,24 @@ async def test_a_wrong_parameter_is_named(
     ("body", "message"),
     [
         (b"{", "the body is not JSON: "),
-        ([], "body must be a JSON object"),
+        ([], "the body: expected object, got array"),
         ({}, "no letters are named; give a filter, or say all=true"),
-        ({"dry_run": True}, "member 'dry_run' is not one of filters, all, dryRun, limit, cursor"),
-        ({"filters": []}, "filters must be a JSON object"),
-        ({"filters": {"color": "red"}}, "filter 'color' is not one of ids, reason, stage, agent"),
-        ({"filters": {"ids": "1-1"}}, "filter ids must be a list of ids"),
-        ({"filters": {"ids": [1]}}, "filter ids must be a list of ids"),
-        ({"filters": {"reason": 1}}, "reason must be a text"),
+        ({"dry_run": True}, "the body: Object contains unknown field dry_run"),
+        ({"filters": []}, "field filters is []: expected object, got array"),
+        ({"filters": {"color": "red"}}, 'field filters is {"color":"red"}: Object contains'),
+        ({"filters": {"ids": "1-1"}}, 'field filters.ids is "1-1": expected array, got str'),
+        ({"filters": {"ids": [1]}}, "field filters.ids[0] is 1: expected str, got int"),
+        ({"filters": {"ids": ["x"]}}, 'field filters.ids[0] is "x": expected str matching regex'),
+        ({"filters": {"reason": 1}}, "field filters.reason is 1: expected str | null, got int"),
         ({"filters": {"until": "x"}}, "parameter until is 'x'; allowed is an ISO 8601 time"),
-        ({"all": 1}, "all must be true or false"),
-        ({"all": True, "dryRun": "no"}, "dryRun must be true or false"),
-        ({"all": True, "limit": 0}, "limit is 0; allowed is a whole number from 1 to 10000"),
-        ({"all": True, "limit": 1.5}, "limit is 1.5; allowed is a whole number"),
-        ({"all": True, "limit": True}, "limit is true; allowed is a whole number"),
+        ({"all": 1}, "field all is 1: expected bool, got int"),
+        ({"all": True, "dryRun": "no"}, 'field dryRun is "no": expected bool, got str'),
+        ({"all": True, "limit": 0}, "field limit is 0: expected int >= 1"),
+        ({"all": True, "limit": 10001}, "field limit is 10001: expected int <= 10000"),
+        ({"all": True, "limit": 1.5}, "field limit is 1.5: expected int, got float"),
+        ({"all": True, "limit": True}, "field limit is true: expected int, got bool"),
         ({"all": True, "cursor": "x"}, "cursor 'x' is not one that an earlier answer gave"),
-        ({"all": True, "cursor": 1}, "cursor must be a text"),
+        ({"all": True, "cursor": 1}, "field cursor is 1: expected str | null, got int"),
     ],
 )
 async def test_a_wrong_body_is_named(office: Office, body: Any, message: str) -> None:
@@ -402,7 +405,9 @@ async def test_a_wrong_body_is_named(office: Office, body: Any, message: str) ->
     assert len(await office.left()) == 1
 
 
-@pytest.mark.parametrize("query", [{}, {"all": "1"}, {"cursor": "x", "all": "true"}])
+@pytest.mark.parametrize(
+    "query", [{}, {"all": "0"}, {"all": "yes"}, {"cursor": "x", "all": "true"}]
+)
 async def test_purge_of_everything_must_be_said(office: Office, query: dict[str, str]) -> None:
     await office.park(office.letter())
     assert (await office.ask("DELETE", **query))[0] == 400

@@ -285,9 +285,9 @@ async def test_an_agent_without_readings_has_none(api: Api) -> None:
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("limit=0", "parameter limit is '0'; allowed is a whole number from 1 to 10000"),
-        ("limit=10001", "parameter limit is '10001'; allowed is a whole number from 1 to 10000"),
-        ("limit=x", "parameter limit is 'x'; allowed is a whole number from 1 to 10000"),
+        ("limit=0", "parameter limit is '0': expected int >= 1"),
+        ("limit=10001", "parameter limit is '10001': expected int <= 10000"),
+        ("limit=x", "parameter limit is 'x': expected int, got str"),
         ("limit=1&limit=2", "parameter limit is given 2 times; once is allowed"),
         (
             "start=yesterday",
@@ -298,7 +298,10 @@ async def test_an_agent_without_readings_has_none(api: Api) -> None:
             "start=2024-01-02&end=2024-01-01",
             "parameter start (2024-01-02T00:00:00+00:00) is after end (2024-01-01T00:00:00+00:00)",
         ),
-        ("metric=a%00b", "parameter metric holds a NUL character, which no name can"),
+        (
+            "metric=a%00b",
+            "parameter metric is 'a\\x00b': expected str matching regex '^[^\\\\x00]*$'",
+        ),
     ],
 )
 async def test_a_wrong_parameter_is_named(api: Api, query: str, message: str) -> None:
@@ -308,7 +311,7 @@ async def test_a_wrong_parameter_is_named(api: Api, query: str, message: str) ->
 
 async def test_an_agent_that_is_no_uuid_is_named(api: Api) -> None:
     status, body, _ = await api.get("/api/v1/readings/x%2Fy/latest")
-    assert (status, body["message"]) == (400, "agent 'x/y' is not a UUID")
+    assert (status, body["message"]) == (400, "parameter uuid is 'x/y': Invalid UUID")
 
 
 async def test_dead_letters_are_found_and_replayed_over_http(api: Api) -> None:

@@ -13,6 +13,7 @@ from iotistica.api.peers import Peers
 from iotistica.api.route import Route, routes_of
 from iotistica.api.routes.audit import Audit
 from iotistica.api.routes.dead_letters import DeadLetters
+from iotistica.api.routes.documents import Documents
 from iotistica.api.routes.readings import Readings
 from iotistica.api.routes.system import System
 from iotistica.api.table import Table
@@ -57,7 +58,8 @@ def handlers(parts: Parts) -> list[Any]:
 
 def routes(parts: Parts) -> list[Route]:
     """Every route of the API."""
-    return [route for part in handlers(parts) for route in routes_of(part)]
+    found = [route for part in handlers(parts) for route in routes_of(part)]
+    return [*found, *routes_of(Documents(found))]
 
 
 class Application:

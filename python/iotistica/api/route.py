@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import NoneType
 from typing import Any, Literal, TypeAlias, TypeVar, get_origin, get_type_hints
 
@@ -28,6 +28,8 @@ F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 Limit = Literal["global", "auth", "device-data", "admin", "none"]
 """Classes of rate limits (reference section 5)."""
 
+JSON = "application/json"
+
 _AT = re.compile(r" - at `\$(.*)`$")
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 _MARK = "__routes__"
@@ -39,13 +41,16 @@ _encode = msgspec.json.Encoder().encode
 class Contract:
     """What goes in and what comes out, for the OpenAPI document."""
 
+    name: str = ""
     summary: str = ""
     description: str = ""
     tag: str = ""
     path: Mapping[str, type] = field(default_factory=dict)
     query: Any = None
     body: Any = None
+    body_type: str = JSON
     reply: Any = None
+    reply_type: str = JSON
     status: int = 200
     errors: tuple[int, ...] = ()
     """Beside those that any route may answer."""
@@ -69,9 +74,8 @@ class _Declaration:
     path: str
     access: Access
     limit: Limit
-    status: int
-    reply: Any
-    errors: tuple[int, ...]
+    contract: Contract
+    """What the signature does not say."""
 
 
 def route(
@@ -83,13 +87,17 @@ def route(
     public: bool = False,
     limit: Limit = "global",
     status: int = 200,
-    reply: Any = None,
     errors: tuple[int, ...] = (),
+    body: Any = None,
+    takes: str = JSON,
+    reply: Any = None,
+    gives: str = JSON,
 ) -> Callable[[F], F]:
     """Declare a handler's route: `needs` a permission, `agents` by their own key, or `public`.
 
-    `reply` is the model of the answer where the handler returns a `Reply`; `errors` are statuses
-    beside the common ones. Raises `ValueError` where nobody or an unknown permission is named.
+    `errors` are statuses beside the common ones. Where a handler reads the body itself or returns a
+    `Reply`, `body` and `reply` are their models, `takes` and `gives` their media types. Raises
+    `ValueError` where nobody or an unknown permission is named.
     """
     if not (needs or agents or public) or (public and (needs or agents)):
         raise ValueError(f"{method} {path} must say who may use it, or that it is public")
@@ -99,7 +107,10 @@ def route(
 
     def declare(function: F) -> F:
         declared = getattr(function, _MARK, ())
-        made = _Declaration(method, path, access, limit, status, reply, errors)
+        contract = Contract(
+            status=status, errors=errors, body=body, body_type=takes, reply=reply, reply_type=gives
+        )
+        made = _Declaration(method, path, access, limit, contract)
         setattr(function, _MARK, (*declared, made))
         return function
 
@@ -119,7 +130,7 @@ def _bind(function: Callable[..., Awaitable[Any]], declared: _Declaration, tag: 
     hints = get_type_hints(function, include_extras=True)
     returned = hints.pop("return", None)
     takes = {name: _take(name, hints[name]) for name in inspect.signature(function).parameters}
-    status = declared.status
+    status = declared.contract.status
 
     async def handler(request: Request) -> Reply:
         result = await function(**{name: take(request) for name, take in takes.items()})
@@ -131,16 +142,17 @@ def _bind(function: Callable[..., Awaitable[Any]], declared: _Declaration, tag: 
 
     special = ("request", "caller", "query", "body")
     summary, _, description = (inspect.getdoc(function) or "").partition("\n")
-    contract = Contract(
+    contract = replace(
+        declared.contract,
+        name=f"{tag}_{function.__name__}".lower(),
         summary=summary.rstrip("."),
         description=description.strip(),
         tag=tag,
         path={name: hints[name] for name in takes if name not in special},
         query=hints.get("query"),
-        body=hints.get("body"),
-        reply=declared.reply if returned is Reply else returned,
+        body=hints.get("body", declared.contract.body),
+        reply=declared.contract.reply if returned is Reply else returned,
         status=204 if returned is NoneType else status,
-        errors=declared.errors,
     )
     return Route(declared.method, declared.path, handler, declared.access, declared.limit, contract)
 

@@ -6,10 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from iotistica.api.http import Request
 from iotistica.errors import BadRequest
-
-DEFAULT_LIMIT, MAX_LIMIT = 1000, 10_000
 
 # A client that does not encode the + of a zone sends a space.
 _LOST_PLUS = re.compile(r"(T.*) (\d\d:?\d\d)$")
@@ -24,17 +21,13 @@ class Window:
     limit: int
 
 
-def parse(request: Request) -> Window:
-    """Parameters start, end and limit. Raises `BadRequest` naming parameter, value and rule."""
-    start, end = _time(request, "start"), _time(request, "end")
-    if start is not None and end is not None and start > end:
-        raise BadRequest(f"parameter start ({start.isoformat()}) is after end ({end.isoformat()})")
-    return Window(start, end, _limit(request))
-
-
-def _time(request: Request, name: str) -> datetime | None:
-    text = request.parameter(name)
-    return None if text is None else moment(name, text)
+def between(start: str | None, end: str | None, limit: int) -> Window:
+    """The window between two ISO 8601 times. Raises `BadRequest` naming parameter and value."""
+    first = None if start is None else moment("start", start)
+    last = None if end is None else moment("end", end)
+    if first is not None and last is not None and first > last:
+        raise BadRequest(f"parameter start ({first.isoformat()}) is after end ({last.isoformat()})")
+    return Window(first, last, limit)
 
 
 def moment(name: str, text: str) -> datetime:
@@ -47,14 +40,3 @@ def moment(name: str, text: str) -> datetime:
             f"parameter {name} is {text[:64]!r}; allowed is an ISO 8601 time "
             "such as 2026-01-31T12:00:00Z"
         ) from None
-
-
-def _limit(request: Request) -> int:
-    text = request.parameter("limit")
-    if text is None:
-        return DEFAULT_LIMIT
-    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_LIMIT:
-        raise BadRequest(
-            f"parameter limit is {text[:64]!r}; allowed is a whole number from 1 to {MAX_LIMIT}"
-        )
-    return int(text)

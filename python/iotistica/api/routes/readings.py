@@ -8,15 +8,12 @@ from uuid import UUID
 
 import orjson
 
-from iotistica.api import window
-from iotistica.api.http import Reply, Request, json_reply
+from iotistica.api.http import Reply, json_reply
+from iotistica.api.models import readings as models
 from iotistica.api.principal import Principal
 from iotistica.api.route import route
-from iotistica.errors import BadRequest, NotFound
+from iotistica.errors import NotFound
 from iotistica.store.series import SeriesStore
-
-_MAX_METRICS = 1000
-_MAX_NAME = 2000
 
 
 class Readings:
@@ -25,33 +22,26 @@ class Readings:
     def __init__(self, store: SeriesStore) -> None:
         self._store = store
 
-    @route("GET", "/api/v1/readings/:uuid/timeseries", needs="data:read")
-    async def timeseries(self, request: Request, caller: Principal) -> Reply:
+    @route("GET", "/api/v1/readings/:uuid/timeseries", needs="data:read", reply=models.Series)
+    async def timeseries(self, uuid: UUID, query: models.SeriesQuery, caller: Principal) -> Reply:
         """Raw readings of an agent, newest first."""
-        agent, asked = _agent(request), window.parse(request)
+        asked = query.window()
         rows = await self._store.timeseries(
             caller.tenant,
-            agent,
-            metric=_name(request, "metric"),
-            protocol=_name(request, "protocol"),
+            uuid,
+            metric=query.metric,
+            protocol=query.protocol,
             start=asked.start,
             end=asked.end,
             limit=asked.limit,
         )
-        return _answer(agent, rows, _reading)
+        return _answer(uuid, rows, _reading)
 
-    @route("GET", "/api/v1/readings/:uuid/latest", needs="data:read")
-    async def latest(self, request: Request, caller: Principal) -> Reply:
+    @route("GET", "/api/v1/readings/:uuid/latest", needs="data:read", reply=models.Latest)
+    async def latest(self, uuid: UUID, query: models.LatestQuery, caller: Principal) -> Reply:
         """Newest reading of every series of an agent, or of the given metrics."""
-        agent, metrics = _agent(request), request.listed("metrics")
-        if len(metrics) > _MAX_METRICS:
-            raise BadRequest(
-                f"parameter metrics has {len(metrics)} names; at most {_MAX_METRICS} are allowed"
-            )
-        for name in metrics:
-            _check_name("metrics", name)
-        rows = await self._store.latest(caller.tenant, agent, metrics=metrics or None)
-        return _answer(agent, rows, _latest)
+        rows = await self._store.latest(caller.tenant, uuid, metrics=query.metrics or None)
+        return _answer(uuid, rows, _latest)
 
 
 def _answer(agent: UUID, rows: Sequence[Any] | None, render: Any) -> Reply:
@@ -72,29 +62,3 @@ def _latest(row: Any) -> dict[str, Any]:
     fields = dict(row)
     device = fields.pop("device_name")
     return {**fields, "extra": {"device_name": device or None}}
-
-
-def _agent(request: Request) -> UUID:
-    text = request.params["uuid"]
-    try:
-        return UUID(text)
-    except ValueError:
-        raise BadRequest(f"agent {text[:64]!r} is not a UUID") from None
-
-
-def _name(request: Request, parameter: str) -> str | None:
-    name = request.parameter(parameter)
-    if name is not None:
-        _check_name(parameter, name)
-    return name
-
-
-def _check_name(parameter: str, name: str) -> None:
-    """Any character may stand in a name, except what PostgreSQL cannot hold."""
-    if "\0" in name:
-        raise BadRequest(f"parameter {parameter} holds a NUL character, which no name can")
-    if len(name) > _MAX_NAME:
-        raise BadRequest(
-            f"parameter {parameter} has a name of {len(name)} characters; "
-            f"at most {_MAX_NAME} are allowed"
-        )
