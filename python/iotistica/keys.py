@@ -42,6 +42,57 @@ def dead_letter_stream(tenant: str) -> str:
     return f"tenant:{{{tenant}}}:agent:devices:dlq"
 
 
+def log_stream(tenant: str) -> str:
+    """Lines of logs on their way from the API to the log writers."""
+    return f"tenant:{{{tenant}}}:agent:logs"
+
+
+def log_writers_group(tenant: str) -> str:
+    """Consumer group of the log writers."""
+    return f"{tenant}:log-writers"
+
+
+def log_batch(tenant: str, agent: str, batch: str) -> str:
+    """There for a day where a batch of logs was taken; in the slot of the stream that took it."""
+    return f"tenant:{{{tenant}}}:batch:{agent}:{batch}"
+
+
+OUTBOX = "iotistica:outbox"
+"""Messages on their way to agents."""
+
+OUTBOX_GROUP = "control"
+"""Consumer group of the control processes on the outbox."""
+
+
+def state_channel(tenant: str, agent: str) -> str:
+    """`{deviceUuid, state, timestamp}` of each report of an agent."""
+    return _channel(tenant, agent, "state")
+
+
+def metrics_channel(tenant: str, agent: str) -> str:
+    """`{deviceUuid, metrics, timestamp}`: what an agent says about its machine."""
+    return _channel(tenant, agent, "metrics")
+
+
+def logs_channel(tenant: str, agent: str) -> str:
+    """`{logs: […]}` of an agent's containers."""
+    return _channel(tenant, agent, "logs")
+
+
+def lifecycle_channel(tenant: str, agent: str) -> str:
+    """`{deviceUuid, type, data, timestamp}` of each `agent/{type}` message."""
+    return _channel(tenant, agent, "agent")
+
+
+def presence_channel(tenant: str, agent: str) -> str:
+    """`{deviceUuid, online, timestamp}` whenever an agent comes or goes."""
+    return _channel(tenant, agent, "presence")
+
+
+def _channel(tenant: str, agent: str, what: str) -> str:
+    return f"tenant:{{{tenant}}}:device:{agent}:{what}"
+
+
 GENERATION = "iotistica:generation"
 """Made anew when Redis has lost its data: so that loss is noticed where nothing else would tell."""
 
@@ -63,9 +114,18 @@ SHARED_GROUP = "iotistica-api"
 """Name of the MQTT shared subscription: replicas of the bridge divide the messages."""
 
 
-def shared_filter(topic_filter: str) -> str:
-    """Topic filter of the shared subscription (MQTT 5.0 section 4.8.2)."""
-    return f"$share/{SHARED_GROUP}/{topic_filter}"
+CONTROL_GROUP = "iotistica-control"
+"""The same for the control processes."""
+
+
+def shared_filter(topic_filter: str, group: str = SHARED_GROUP) -> str:
+    """Topic filter of a shared subscription (MQTT 5.0 section 4.8.2)."""
+    return f"$share/{group}/{topic_filter}"
+
+
+def family_filter(rest: str) -> str:
+    """Filter of what all agents publish below their own topics."""
+    return f"i/+/a/+/{rest}"
 
 
 STRAY = "stray"

@@ -121,6 +121,9 @@ class Settings(BaseSettings):
     ] = None
     bridge_processes: Annotated[int, Field(ge=1, le=64)] = 1
     web_processes: Annotated[int, Field(ge=1, le=64)] = 1
+    control_processes: Annotated[int, Field(ge=1, le=64)] = 1
+    # Messages that wait for agents in Redis; what would be more is refused to whoever sends it.
+    outbox_max_messages: Annotated[int, Field(ge=1)] = 100_000
 
     stop_grace_s: Annotated[float, Field(ge=0, le=60)] = 8.0
 

@@ -82,7 +82,9 @@ class Application:
         parts = Parts(
             settings=settings,
             pool=await open_pool(settings, application_name=assignment.name),
-            streams=Streams(settings.require("redis_url")),
+            streams=Streams(
+                settings.require("redis_url"), outbox_most=settings.outbox_max_messages
+            ),
             peers=Peers(assignment.name, assignment.parameters["peers"]),
             probe=ops.Probe("iotistica-api", ready=reasons),
         )

@@ -1,14 +1,17 @@
 """Redis: telemetry streams, dead letters, dictionaries. The only package that imports redis."""
 
+from iotistica.streams.channels import Channels
 from iotistica.streams.client import Entry
 from iotistica.streams.ledger import InFlight, Ledger
 from iotistica.streams.letter import DeadLetter, Filter, Letter
 from iotistica.streams.letters import Letters
+from iotistica.streams.outbox import Outbox, Outgoing, outgoing
 from iotistica.streams.telemetry import FIRST, Settlement, StreamDepth, Streams
 from iotistica.streams.watch import GroupDepth, Survey, Watch, watching
 
 __all__ = [
     "FIRST",
+    "Channels",
     "DeadLetter",
     "Entry",
     "Filter",
@@ -17,10 +20,13 @@ __all__ = [
     "Ledger",
     "Letter",
     "Letters",
+    "Outbox",
+    "Outgoing",
     "Settlement",
     "StreamDepth",
     "Streams",
     "Survey",
     "Watch",
+    "outgoing",
     "watching",
 ]
