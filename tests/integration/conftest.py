@@ -1,11 +1,18 @@
-"""Databases of both storage profiles, and streams."""
+"""Databases of both storage profiles, streams, the REST API and the whole Cloud API."""
 
 from __future__ import annotations
 
+import asyncio
+import secrets
+import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 
+import aiohttp
 import asyncpg
 import pytest
+import pytest_asyncio
+from tests import cloud_api
 from tests.rest import KEY, Rest
 
 from iotistica import ops
@@ -13,6 +20,11 @@ from iotistica.api.application import Parts, routes
 from iotistica.api.auth import Tokens
 from iotistica.api.peers import Peers
 from iotistica.api.table import Table
+from iotistica.embedded import broker as brokers
+from iotistica.embedded.credentials import User
+from iotistica.embedded.ports import free_port
+from iotistica.embedded.postgres import Postgres
+from iotistica.embedded.redis import Redis
 from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
 from iotistica.store.migrate import migrate
@@ -72,3 +84,38 @@ async def rest(pool: Pool, streams: Streams, tenant: str) -> AsyncIterator[Rest]
     )
     yield Rest(Table(routes(parts), Tokens(KEY.encode())), tenant)
     await parts.peers.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def api(
+    servers: Path, postgres: Postgres, redis_server: Redis
+) -> AsyncIterator[cloud_api.Api]:
+    """One Cloud API for all tests of this module."""
+    name = f"api_{secrets.token_hex(6)}"
+    connection = await asyncpg.connect(postgres.url)
+    await connection.execute(f"CREATE DATABASE {name}")
+    database_url = postgres.url.rpartition("/")[0] + f"/{name}"
+    await migrate(database_url)
+    await cloud_api.fill(database_url)
+    mqtt = brokers.Broker(servers / name, port=free_port(), program=brokers.find_broker())
+    await mqtt.start()
+    user = User(secrets.token_urlsafe(), ("readwrite i/#", "read $SYS/#"))
+    await mqtt.add_users({"iotistica-api": user})
+    environment = {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_server.url,
+        "MQTT_URL": mqtt.url_for("iotistica-api", user.password),
+        "API_PORT": str(free_port()),
+        "JWT_SECRET": cloud_api.KEY,
+    }
+    process = cloud_api.start(**environment)
+    async with aiohttp.ClientSession() as client:
+        url = f"http://127.0.0.1:{environment['API_PORT']}"
+        running = cloud_api.Api(url, process, client, environment)
+        await cloud_api.ready(running)
+        yield running
+    process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(process.wait, 15) == 0
+    await mqtt.stop()
+    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await connection.close()
