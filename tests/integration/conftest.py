@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
+import uuid
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import pytest
+import redis.asyncio
+from tests.control import Place, forget
 from tests.rest import KEY, Rest
 
 from iotistica import ops
@@ -72,3 +77,44 @@ async def rest(pool: Pool, streams: Streams, tenant: str) -> AsyncIterator[Rest]
     )
     yield Rest(Table(routes(parts), Tokens(KEY.encode())), tenant)
     await parts.peers.close()
+
+
+@pytest.fixture
+async def place(
+    broker: Any, postgres: Any, postgres_url: str, redis_server: Any, redis_url: str, tenant: str
+) -> AsyncIterator[Place]:
+    """A tenant with an agent on every broker, to run control processes at."""
+    await migrate(postgres_url)
+    settings = Settings.load(
+        database_url=postgres_url,
+        redis_url=redis_url,
+        mqtt_url=broker.bridge_url,
+        mqtt_client_id=f"test-{secrets.token_hex(4)}",
+        tenant_refresh_s=0.05,
+        stop_grace_s=0.5,
+        database_connect_timeout_s=1.0,
+        database_statement_timeout_s=1.0,
+        breaker_probe_s=0.2,
+    )
+    agent = str(uuid.uuid4())
+    pool = await open_pool(settings, application_name="test")
+    await AgentStore(pool).ensure_tenant(tenant)
+    await AgentStore(pool).add_agents(tenant, [(agent, "agent")])
+    await pool.close()
+    client = redis.asyncio.from_url(redis_url, socket_timeout=20)
+    client.response_callbacks.pop("XRANGE", None)
+    database = await asyncpg.connect(postgres_url)
+    yield Place(
+        broker=broker,
+        postgres=postgres,
+        tenant=tenant,
+        agent=agent,
+        settings=settings,
+        redis=client,
+        database=database,
+        agent_url=await broker.add_agent(tenant, agent),
+    )
+    await database.close()
+    await client.aclose()
+    for name in ("control-0", "control-1", "bridge-0"):
+        await forget(settings, name)
