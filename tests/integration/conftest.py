@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import asyncpg
 import pytest
 import pytest_asyncio
+import redis.asyncio
 from tests import cloud_api
+from tests.control import Place, forget
 from tests.rest import KEY, Rest
 
 from iotistica import ops
@@ -119,3 +123,44 @@ async def api(
     await mqtt.stop()
     await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await connection.close()
+
+
+@pytest.fixture
+async def place(
+    broker: Any, postgres: Any, postgres_url: str, redis_server: Any, redis_url: str, tenant: str
+) -> AsyncIterator[Place]:
+    """A tenant with an agent on every broker, to run control processes at."""
+    await migrate(postgres_url)
+    settings = Settings.load(
+        database_url=postgres_url,
+        redis_url=redis_url,
+        mqtt_url=broker.bridge_url,
+        mqtt_client_id=f"test-{secrets.token_hex(4)}",
+        tenant_refresh_s=0.05,
+        stop_grace_s=0.5,
+        database_connect_timeout_s=1.0,
+        database_statement_timeout_s=1.0,
+        breaker_probe_s=0.2,
+    )
+    agent = str(uuid.uuid4())
+    pool = await open_pool(settings, application_name="test")
+    await AgentStore(pool).ensure_tenant(tenant)
+    await AgentStore(pool).add_agents(tenant, [(agent, "agent")])
+    await pool.close()
+    client = redis.asyncio.from_url(redis_url, socket_timeout=20)
+    client.response_callbacks.pop("XRANGE", None)
+    database = await asyncpg.connect(postgres_url)
+    yield Place(
+        broker=broker,
+        postgres=postgres,
+        tenant=tenant,
+        agent=agent,
+        settings=settings,
+        redis=client,
+        database=database,
+        agent_url=await broker.add_agent(tenant, agent),
+    )
+    await database.close()
+    await client.aclose()
+    for name in ("control-0", "control-1", "bridge-0"):
+        await forget(settings, name)

@@ -242,7 +242,7 @@ async def test_metrics_of_all_processes_are_one_exposition(api: Api) -> None:
     assert {s.labels["process"]: s.value for s in connected.samples}["bridge-0"] == 1.0
     up = next(f for f in families if f.name == "iotistica_process_up")
     by_name = {s.labels["name"]: s.value for s in up.samples}
-    assert by_name == {"bridge-0": 1.0, "supervisor": 1.0}
+    assert by_name == {"bridge-0": 1.0, "control-0": 1.0, "supervisor": 1.0}
 
 
 async def test_a_truncated_body_is_refused(api: Api) -> None:
@@ -288,7 +288,8 @@ async def test_no_process_outlives_a_supervisor_that_was_killed(api: Api) -> Non
     other = Api(f"http://127.0.0.1:{port}", process, api.client, {})
     await ready(other)
     children = children_of(process)
-    assert set(children) == {"iotistica.api.bridge", "iotistica.api.robyn_app"}
+    modules = {f"iotistica.api.{name}" for name in ("bridge", "control", "robyn_app")}
+    assert set(children) == modules
     process.kill()
     process.wait()
     async with asyncio.timeout(10):
