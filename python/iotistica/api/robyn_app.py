@@ -79,7 +79,10 @@ class Web:
                 *letters.routes(),
             ]
         )
-        _log.info("web listens", url=f"http://{self._settings.api_host}:{self._settings.api_port}")
+        # The other web processes ask here: what comes through the door may reach any of them.
+        self._ops = ops.serve(probe, sock=self._assignment.listener)
+        await self._ops.__aenter__()
+        _log.info("web listens", port=self._assignment.parameters["port"])
 
     def _audit(self) -> Audit:
         store = LedgerStore(self._pool)
@@ -173,7 +176,8 @@ def main() -> int:
         app = _robyn(Web(assignment, tokens))
         # Last, because Robyn configures the root logger for itself.
         log.configure(settings.log_level, service="api", process=assignment.name)
-        app.start(host=settings.api_host, port=settings.api_port, _check_port=False)
+        port = assignment.parameters["port"]
+        app.start(host=supervisor.LOOPBACK, port=port, _check_port=False)
     except ConfigError as error:
         log.configure(settings.log_level, service="api", process=assignment.name)
         _log.error(str(error))
