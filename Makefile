@@ -40,7 +40,7 @@ test: test-rust test-py ## Run every test
 
 .PHONY: test-rust
 test-rust: ## Run the tests of the pure crates (needs no Python)
-	cargo test --quiet --release --package iotistica-core --package iotistica-broker
+	cargo test --quiet --release --package iotistica-core --package iotistica-broker --package iotistica-door
 
 .PHONY: test-py
 test-py: dev ## Run the Python and integration tests against private servers

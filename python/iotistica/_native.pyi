@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import final
 
+from iotistica.api.door import DoorConfig
 from iotistica.embedded.builtin_broker import BrokerConfig
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "format_topic",
     "parse_topic",
     "serve_broker",
+    "serve_door",
 ]
 
 __version__: str
@@ -336,4 +338,12 @@ def serve_broker(config: BrokerConfig) -> None:
 
     To be called from the main thread of a process of its own. Raises `OSError` with one
     sentence when the port, the data directory or a credentials file cannot be used.
+    """
+
+def serve_door(config: DoorConfig) -> None:
+    """Run the front door until SIGTERM or SIGINT; SIGHUP reads the TLS certificate again.
+
+    To be called from the main thread of a process of its own. Raises `ValueError` for a proxy or
+    an upstream that is no address, `OSError` with one sentence when the sockets or the
+    certificate cannot be used.
     """

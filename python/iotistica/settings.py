@@ -127,6 +127,35 @@ class Settings(BaseSettings):
 
     stop_grace_s: Annotated[float, Field(ge=0, le=60)] = 8.0
 
+    # Front door (docs/front-door.md)
+    door_threads: Annotated[int, Field(ge=1, le=64)] = 1
+    door_tls_certificate_file: Path | None = None
+    door_tls_key_file: Path | None = None
+    # Comma-separated addresses and networks whose X-Forwarded-For is believed.
+    door_trusted_proxies: str = ""
+    # Comma-separated origins, or `*`.
+    cors_origins: Annotated[str, Field(validation_alias=_names("cors_origins", "CORS_ORIGINS"))] = (
+        ""
+    )
+    door_target_bytes: Annotated[int, Field(ge=256, le=64 * 1024)] = 8 * 1024
+    door_head_bytes: Annotated[int, Field(ge=512, le=64 * 1024)] = 16 * 1024
+    # Robyn refuses heads of more than 96 fields, and the door adds seven.
+    door_head_fields: Annotated[int, Field(ge=8, le=88)] = 80
+    door_body_bytes: Annotated[int, Field(ge=1024)] = 16 * MIB
+    door_bodies_bytes: Annotated[int, Field(ge=1 * MIB)] = 256 * MIB
+    door_connections: Annotated[int, Field(ge=1)] = 10_000
+    # Of one address; whole fleets may be behind one. 0 is no limit.
+    door_address_connections: Annotated[int, Field(ge=0)] = 2000
+    door_address_requests_per_s: Annotated[float, Field(ge=0)] = 500.0
+    door_address_burst_requests: Annotated[float, Field(ge=1)] = 2000.0
+    door_head_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    door_idle_s: Annotated[float, Field(gt=0, le=3600)] = 75.0
+    door_body_idle_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    door_body_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
+    door_write_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    door_answer_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    door_stream_idle_s: Annotated[float, Field(gt=0, le=86_400)] = 3600.0
+
     # Bridge: MQTT to Redis
     mqtt_client: Annotated[str, Field(pattern="^(auto|aiomqtt3|aiomqtt2)$")] = "auto"
     mqtt_client_id: Annotated[

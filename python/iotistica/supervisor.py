@@ -28,6 +28,7 @@ from iotistica.backoff import Backoff
 from iotistica.errors import ConfigError, StoreUnavailable
 from iotistica.settings import Settings
 
+LOOPBACK = "127.0.0.1"
 EXIT_CONFIG = 2
 """Exit status for a setting that is wrong: starting again would not help."""
 
@@ -45,7 +46,15 @@ class Role:
     module: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     listener: socket.socket | None = None
-    """Handed over listening, so that the address outlives the process."""
+    """For operations. Handed over listening, so that the address outlives the process."""
+    public: socket.socket | None = None
+    """The same for the address of the service."""
+    reserved: socket.socket | None = None
+    """Of `reserve_port`: keeps a port for it while it is away."""
+    is_behind: bool = False
+    """Serves another role, so it stops when all others have."""
+    reloads: bool = False
+    """Whether SIGHUP is passed on to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,7 @@ class Assignment:
     settings: Settings
     parameters: Mapping[str, Any]
     listener: socket.socket | None
+    public: socket.socket | None
 
 
 class Process:
@@ -110,13 +120,18 @@ class Process:
                 process.kill()
             await process.wait()
 
+    def reload(self) -> None:
+        """Let it read its files again."""
+        if self.running and self._process is not None:
+            self._process.send_signal(signal.SIGHUP)
+
     async def _run(self) -> int:
-        listener = self.role.listener
+        sockets = (self.role.listener, self.role.public)
         process = self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", self.role.module),
             stdin=subprocess.PIPE,
-            pass_fds=() if listener is None else (listener.fileno(),),
+            pass_fds=[one.fileno() for one in sockets if one is not None],
         )
         if process.stdin is None:
             raise RuntimeError("a pipe was asked for")
@@ -127,19 +142,19 @@ class Process:
 
 
 async def supervise(roles: Sequence[Role], settings: Settings, stop: asyncio.Event) -> None:
-    """Keep all roles filled until `stop` is set, then stop them all at once.
+    """Keep all roles filled until `stop` is set, then stop them, those behind others last.
 
     Raises `ConfigError` when a process refuses its settings; then nothing runs any more.
     """
     processes = [Process(role, settings) for role in roles]
     keepers = [asyncio.create_task(process.keep()) for process in processes]
     waiting = asyncio.create_task(stop.wait())
+    _pass_on_hangups(processes)
     try:
         await asyncio.wait((waiting, *keepers), return_when=asyncio.FIRST_COMPLETED)
     finally:
         waiting.cancel()
-        grace_s = settings.stop_grace_s + _KILL_AFTER_S
-        await asyncio.gather(*(process.stop(grace_s) for process in processes))
+        await _stop(processes, settings.stop_grace_s)
         for keeper in keepers:
             keeper.cancel()
         results = await asyncio.gather(*keepers, return_exceptions=True)
@@ -163,17 +178,44 @@ def fill(service: str, run: Callable[[Assignment], Coroutine[Any, Any, None]]) -
     return 0
 
 
+async def _stop(processes: Sequence[Process], grace_s: float) -> None:
+    """Stop all: what is behind others serves them until they have finished what is in flight."""
+    end = time.monotonic() + grace_s + _KILL_AFTER_S
+    for process in processes:
+        if process.role.public is not None:
+            process.role.public.close()
+    for is_behind in (False, True):
+        stage = [process for process in processes if process.role.is_behind == is_behind]
+        left_s = max(end - time.monotonic(), _KILL_AFTER_S)
+        await asyncio.gather(*(process.stop(left_s) for process in stage))
+
+
+def _pass_on_hangups(processes: Sequence[Process]) -> None:
+    reloading = [process for process in processes if process.role.reloads]
+
+    def reload() -> None:
+        for process in reloading:
+            process.reload()
+
+    if reloading:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+
+
 def assigned() -> Assignment:
     """The assignment of this process; from now on it stops when its supervisor ends."""
     document = orjson.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_follow_supervisor, daemon=True).start()
-    descriptor = document["listener"]
     return Assignment(
         name=document["name"],
         settings=Settings.load(**document["settings"]),
         parameters=document["parameters"],
-        listener=None if descriptor is None else socket.socket(fileno=descriptor),
+        listener=_adopt(document["listener"]),
+        public=_adopt(document["public"]),
     )
+
+
+def _adopt(descriptor: int | None) -> socket.socket | None:
+    return None if descriptor is None else socket.socket(fileno=descriptor)
 
 
 def _follow_supervisor() -> None:
@@ -192,7 +234,15 @@ def on_signals(stop: asyncio.Event) -> None:
 
 def loopback_listener() -> socket.socket:
     """A listening socket on a free loopback port."""
-    return socket.create_server(("127.0.0.1", 0), backlog=128)
+    return socket.create_server((LOOPBACK, 0), backlog=128)
+
+
+def reserve_port() -> socket.socket:
+    """A socket on a free loopback port, where servers that ask for SO_REUSEPORT can listen."""
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    reserved.bind((LOOPBACK, 0))
+    return reserved
 
 
 def _assignment(role: Role, settings: Settings) -> bytes:
@@ -201,6 +251,7 @@ def _assignment(role: Role, settings: Settings) -> bytes:
         "settings": _plain(settings),
         "parameters": dict(role.parameters),
         "listener": None if role.listener is None else role.listener.fileno(),
+        "public": None if role.public is None else role.public.fileno(),
     }
     return orjson.dumps(document) + b"\n"
 

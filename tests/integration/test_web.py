@@ -12,6 +12,7 @@ import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -30,7 +31,11 @@ from tests.cloud_api import (
 )
 
 from iotistica._native import format_topic
+from iotistica.api.door import listen
+from iotistica.api.main import check
 from iotistica.embedded.ports import free_port
+from iotistica.errors import ConfigError
+from iotistica.settings import Settings
 from iotistica.streams import DeadLetter, Streams
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -242,7 +247,7 @@ async def test_metrics_of_all_processes_are_one_exposition(api: Api) -> None:
     assert {s.labels["process"]: s.value for s in connected.samples}["bridge-0"] == 1.0
     up = next(f for f in families if f.name == "iotistica_process_up")
     by_name = {s.labels["name"]: s.value for s in up.samples}
-    assert by_name == {"bridge-0": 1.0, "control-0": 1.0, "supervisor": 1.0}
+    assert by_name == {"bridge-0": 1.0, "control-0": 1.0, "door": 1.0, "supervisor": 1.0}
 
 
 async def test_a_truncated_body_is_refused(api: Api) -> None:
@@ -288,7 +293,7 @@ async def test_no_process_outlives_a_supervisor_that_was_killed(api: Api) -> Non
     other = Api(f"http://127.0.0.1:{port}", process, api.client, {})
     await ready(other)
     children = children_of(process)
-    modules = {f"iotistica.api.{name}" for name in ("bridge", "control", "robyn_app")}
+    modules = {f"iotistica.api.{one}" for one in ("bridge", "control", "door", "robyn_app")}
     assert set(children) == modules
     process.kill()
     process.wait()
@@ -313,25 +318,35 @@ async def test_a_missing_secret_is_one_clear_sentence() -> None:
     assert b"JWT_SECRET (or JWT_SECRET_FILE) is not set" in error
 
 
-async def test_more_than_one_web_process_is_refused_for_now(api: Api) -> None:
-    from iotistica.api.main import check
-    from iotistica.errors import ConfigError
-    from iotistica.settings import Settings
-
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"cors_origins": "https://a/b"}, "CORS_ORIGINS has 'https://a/b'"),
+        ({"door_trusted_proxies": "10.0.0.1/8"}, "TRUSTED_PROXIES: 10.0.0.1/8 has host bits set"),
+        ({"door_tls_key_file": Path("/k.pem")}, "go together"),
+        (
+            {"door_tls_key_file": Path("/k.pem"), "door_tls_certificate_file": Path("/c.pem")},
+            "/c.pem is not a file",
+        ),
+        ({"api_host": "192.0.2.1"}, "cannot listen on 192.0.2.1:"),
+    ],
+)
+async def test_wrong_settings_stop_the_start(changes: dict[str, Any], sentence: str) -> None:
     settings = Settings.load(
         database_url="postgresql://x",
         redis_url="redis://x",
         mqtt_url="mqtt://x",
         jwt_secret=KEY,
-        web_processes=2,
+        api_port=free_port(),
     )
-    with pytest.raises(ConfigError, match="WEB_PROCESSES is 2"):
-        check(settings)
-    one = settings.model_copy(update={"web_processes": 1, "api_host": "0.0.0.0"})
-    with pytest.raises(ConfigError, match="loopback only"):
-        check(one)
+    check(settings)
+    with pytest.raises(ConfigError, match=sentence):
+        check(settings.model_copy(update=changes))
+
+
+async def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        busy = one.model_copy(update={"api_host": "127.0.0.1", "api_port": port})
+        settings = Settings.load(api_port=port, jwt_secret=KEY)
         with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"):
-            check(busy)
+            listen(settings)

@@ -67,6 +67,7 @@ class Application:
 
     def __init__(self, parts: Parts, tokens: Tokens) -> None:
         self._parts = parts
+        self.probe = parts.probe
         self.table = Table(routes(parts), tokens)
 
     @classmethod

@@ -1,26 +1,25 @@
-"""`iotistica api`: the Cloud API, as a small supervisor of bridge and web processes."""
+"""`iotistica api`: the Cloud API, as a small supervisor of door, bridge and web processes."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
 import socket
+from collections.abc import Mapping
 
 import uvloop
 
 from iotistica import log, mqtt, ops, supervisor
-from iotistica.api import auth
+from iotistica.api import auth, door
 from iotistica.api.link import session_options
-from iotistica.errors import ConfigError
 from iotistica.settings import Settings
 
-_BRIDGE, _CONTROL, _WEB = (f"iotistica.api.{name}" for name in ("bridge", "control", "robyn_app"))
+_BRIDGE, _CONTROL, _DOOR, _WEB = (
+    f"iotistica.api.{name}" for name in ("bridge", "control", "door", "robyn_app")
+)
 
 
 def run(settings: Settings) -> int:
     """Run the Cloud API until SIGINT or SIGTERM; exit status. Raises `ConfigError`."""
-    settings = _complete(settings)
     check(settings)
     log.configure(settings.log_level, service="api", process="supervisor")
     uvloop.run(_run(settings))
@@ -34,39 +33,43 @@ def check(settings: Settings) -> None:
     session_options(settings, "check")
     mqtt.client_version(settings.mqtt_client)
     auth.secret(settings)
-    if settings.web_processes > 1:
-        raise ConfigError(
-            f"WEB_PROCESSES is {settings.web_processes}; until there is a front door to share "
-            "one port, 1 is what is supported"
-        )
-    if not _is_loopback(settings.api_host):
-        raise ConfigError(
-            f"API_HOST is {settings.api_host}; until there is a front door the API listens on "
-            "loopback only, so put a proxy in front of 127.0.0.1"
-        )
-    with contextlib.closing(socket.socket()) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.api_host, settings.api_port))
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {settings.api_host}:{settings.api_port}: {error.strerror}; "
-                "set API_PORT to another one"
-            ) from None
+    door.check(settings)
+    door.listen(settings).close()
 
 
 def roles(settings: Settings, supervisor_url: str) -> list[supervisor.Role]:
-    """The processes of the service. Those with a session listen where web processes can ask."""
-    listening, peers = [], {"supervisor": supervisor_url}
-    named = (
-        *((f"bridge-{number}", _BRIDGE) for number in range(settings.bridge_processes)),
-        *((f"control-{number}", _CONTROL) for number in range(settings.control_processes)),
+    """The processes of the service. Each has a listener where the web processes can ask it."""
+    bridges = _names("bridge", settings.bridge_processes)
+    controls = _names("control", settings.control_processes)
+    webs = {name: supervisor.reserve_port() for name in _names("web", settings.web_processes)}
+    listeners = {
+        name: supervisor.loopback_listener() for name in (*bridges, *controls, *webs, "door")
+    }
+    peers = {"supervisor": supervisor_url, **{name: _url(one) for name, one in listeners.items()}}
+    upstreams = {"upstreams": [f"{supervisor.LOOPBACK}:{_port(one)}" for one in webs.values()]}
+    return [
+        *(supervisor.Role(name, _BRIDGE, listener=listeners[name]) for name in bridges),
+        *(supervisor.Role(name, _CONTROL, listener=listeners[name]) for name in controls),
+        *(_web(name, port, listeners[name], peers) for name, port in webs.items()),
+        supervisor.Role(
+            *("door", _DOOR, upstreams),
+            listener=listeners["door"],
+            public=door.listen(settings),
+            reloads=True,
+        ),
+    ]
+
+
+def _web(
+    name: str, reserved: socket.socket, listener: socket.socket, peers: Mapping[str, str]
+) -> supervisor.Role:
+    others = {peer: url for peer, url in peers.items() if peer != name}
+    return supervisor.Role(
+        *(name, _WEB, {"peers": others, "port": _port(reserved)}),
+        listener=listener,
+        reserved=reserved,
+        is_behind=True,
     )
-    for name, module in named:
-        listener = supervisor.loopback_listener()
-        listening.append(supervisor.Role(name, module, listener=listener))
-        peers[name] = _url(listener)
-    return [*listening, supervisor.Role("web-0", _WEB, {"peers": peers})]
 
 
 async def _run(settings: Settings) -> None:
@@ -77,21 +80,14 @@ async def _run(settings: Settings) -> None:
         await supervisor.supervise(roles(settings, _url(listener)), settings, stop)
 
 
-def _complete(settings: Settings) -> Settings:
-    """Choose a port where 0 asks for a free one: Robyn cannot tell which it got."""
-    if settings.api_port:
-        return settings
-    with socket.create_server((settings.api_host, 0)) as free:
-        return settings.model_copy(update={"api_port": free.getsockname()[1]})
+def _names(kind: str, count: int) -> list[str]:
+    return [f"{kind}-{number}" for number in range(count)]
+
+
+def _port(listener: socket.socket) -> int:
+    port: int = listener.getsockname()[1]
+    return port
 
 
 def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()
-    return f"http://{host}:{port}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return f"http://{supervisor.LOOPBACK}:{_port(listener)}"

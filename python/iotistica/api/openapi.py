@@ -23,10 +23,18 @@ _ERRORS = {
     404: "There is no such thing within the caller's tenant",
     409: "Something stands against it, such as a name that is taken",
     412: "Somebody else changed it since the caller looked (`If-Match`)",
+    408: "The request came too slowly",
     413: "The body is over the limit",
+    414: "The address is too long",
+    415: "The body is encoded in a way that is not known",
+    431: "The head of the request is over its limits",
+    504: "No answer came in time",
     429: "A rate limit is reached; `Retry-After` says when to try again",
     503: "A server behind the API cannot be reached now",
 }
+
+_DOOR = (400, 408, 413, 414, 415, 429, 431, 503, 504)
+"""What the front door may answer before any route is asked (docs/front-door.md)."""
 
 _SCHEMES = {
     "token": {
@@ -184,15 +192,9 @@ def _responses(route: Route, schemas: dict[int, Any]) -> dict[str, Any]:
 def _statuses(route: Route) -> list[int]:
     """What may come instead of success."""
     contract = route.contract
-    found = {*contract.errors, 503}
-    if contract.path or contract.query is not None or contract.body is not None:
-        found.add(400)
+    found = {*_DOOR, *contract.errors}
     if contract.path:
         found.add(404)
-    if contract.body is not None:
-        found.add(413)
     if not route.access.public:
         found |= {401, 403}
-    if route.limit != "none":
-        found.add(429)
     return sorted(found)

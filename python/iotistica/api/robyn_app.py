@@ -12,7 +12,7 @@ from typing import Any
 from robyn import Headers, Response, Robyn
 from robyn.argument_parser import Config
 
-from iotistica import log, supervisor
+from iotistica import log, ops, supervisor
 from iotistica.api import auth
 from iotistica.api.application import Application
 from iotistica.api.http import Reply, Request, error_reply
@@ -47,7 +47,10 @@ class Web:
         self._application = await Application.open(
             self._assignment, self._tokens, stopping=lambda: self._stopping
         )
-        _log.info("web listens", url=f"http://{self._settings.api_host}:{self._settings.api_port}")
+        # The other web processes ask here: what comes through the door may reach any of them.
+        self._ops = ops.serve(self._application.probe, sock=self._assignment.listener)
+        await self._ops.__aenter__()
+        _log.info("web listens", port=self._assignment.parameters["port"])
 
     async def handle(self, request: Any) -> Response:
         """Answer one request of Robyn's."""
@@ -131,7 +134,8 @@ def main() -> int:
         app = _robyn(Web(assignment, tokens))
         # Last, because Robyn configures the root logger for itself.
         log.configure(settings.log_level, service="api", process=assignment.name)
-        app.start(host=settings.api_host, port=settings.api_port, _check_port=False)
+        port = assignment.parameters["port"]
+        app.start(host=supervisor.LOOPBACK, port=port, _check_port=False)
     except ConfigError as error:
         log.configure(settings.log_level, service="api", process=assignment.name)
         _log.error(str(error))

@@ -19,7 +19,6 @@ pub mod broker;
 pub mod config;
 pub mod connection;
 pub mod credentials;
-pub mod events;
 pub mod frame;
 pub mod handshake;
 pub mod in_flight;

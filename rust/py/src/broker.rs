@@ -29,7 +29,7 @@ pub struct BrokerConfig {
 /// Serve until SIGTERM or SIGINT; SIGHUP reloads the credentials.
 #[pyfunction]
 pub fn serve_broker(py: Python<'_>, config: BrokerConfig) -> PyResult<()> {
-    iotistica_broker::events::configure(&config.log_level);
+    iotistica_events::configure(&config.log_level, &[("process", "broker")]);
     let limits = Limits {
         max_connections: config.max_connections,
         max_packet_bytes: config.max_packet_bytes,

@@ -5,6 +5,7 @@ mod batch;
 mod broker;
 mod buffer;
 mod context;
+mod door;
 mod enter;
 mod payload;
 mod topic;
@@ -25,6 +26,8 @@ mod _native {
     use crate::buffer::CopyBuffer;
     #[pymodule_export]
     use crate::context::{Context, Limits};
+    #[pymodule_export]
+    use crate::door::serve_door;
     #[pymodule_export]
     use crate::enter::{InvalidTopic, Undecodable};
     #[pymodule_export]

@@ -1,6 +1,10 @@
-//! What the broker has to tell: one JSON object a line on standard error.
+//! What our own servers have to tell: one JSON object a line on standard error, as `iotistica.log`
+//! writes it in Python.
+
+#![forbid(unsafe_code)]
 
 use std::io::Write;
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use log::kv::{Error, Key, Value, VisitSource};
@@ -8,6 +12,9 @@ use log::{Log, Metadata, Record};
 use serde_json::Map;
 
 struct JsonLines;
+
+/// Fields of every line.
+static CONTEXT: OnceLock<Map<String, serde_json::Value>> = OnceLock::new();
 
 struct Fields(Map<String, serde_json::Value>);
 
@@ -41,7 +48,7 @@ impl Log for JsonLines {
         fields.0.insert("level".into(), level.into());
         fields.0.insert("time".into(), time.into());
         fields.0.insert("msg".into(), record.args().to_string().into());
-        fields.0.insert("process".into(), "broker".into());
+        fields.0.extend(CONTEXT.get().cloned().unwrap_or_default());
         // Our own visitor never fails.
         let _ = record.key_values().visit(&mut fields);
         // In one write, so that lines of two threads do not mix.
@@ -52,15 +59,18 @@ impl Log for JsonLines {
     fn flush(&self) {}
 }
 
-/// Send the log of this process to standard error. `level`: debug, info, warning or error.
-pub fn configure(level: &str) {
+/// Send the log of this process to standard error. `level`: debug, info, warning or error;
+/// `context` (service, process) stands in every line.
+pub fn configure(level: &str, context: &[(&str, &str)]) {
+    let context = context.iter().map(|(name, value)| ((*name).to_owned(), (*value).into()));
+    let _ = CONTEXT.set(context.collect());
     let level = match level {
         "debug" => log::LevelFilter::Debug,
         "warning" => log::LevelFilter::Warn,
         "error" => log::LevelFilter::Error,
         _ => log::LevelFilter::Info,
     };
-    // A second broker in the same process keeps the first one's logger.
+    // A second server in the same process keeps the first one's logger.
     let _ = log::set_logger(&JsonLines);
     log::set_max_level(level);
 }
