@@ -26,8 +26,7 @@ import uvloop
 
 from harness import arguments, report
 from iotistica import keys, metrics, mqtt
-from iotistica.api.bridge import Bridge
-from iotistica.api.link import session_options
+from iotistica.api.bridge import Bridge, session_options
 from iotistica.api.tenants import Tenants
 from iotistica.embedded.broker import Broker, find_broker
 from iotistica.embedded.credentials import User

@@ -89,28 +89,6 @@ BROKER_DROPPED = _gauge(
     "broker_dropped_messages", "Messages the broker says it dropped ($SYS); must stay 0"
 )
 
-# Control: everything that agents send beside telemetry
-CONTROL_MESSAGES = _counter(
-    "control_messages_total", "MQTT messages acknowledged after they were committed", "family"
-)
-CONTROL_REJECTED = _counter(
-    "control_rejected_total", "MQTT messages that became dead letters", "reason"
-)
-CONTROL_HELD = _counter(
-    "control_held_total", "Attempts to commit a batch while a server was away", "family"
-)
-CONTROL_BATCH_SECONDS = _histogram(
-    "control_batch_seconds", "Time to decode and commit a batch", "family"
-)
-CONTROL_CONNECTED = _gauge("control_connected", "1 while the MQTT session is up")
-CONTROL_RECONNECTS = _counter("control_reconnects_total", "MQTT sessions opened after the first")
-CONTROL_IN_FLIGHT = _gauge(
-    "control_in_flight_messages", "MQTT messages received and not yet acknowledged"
-)
-OUTBOX_SENT = _counter("outbox_sent_total", "Messages to agents that the broker has")
-OUTBOX_REFUSED = _counter("outbox_refused_total", "Messages to agents that the broker refused")
-OUTBOX_WAITING = _gauge("outbox_messages", "Messages that wait for a control process")
-
 # Supervisor
 PROCESS_RESTARTS = _counter(
     "process_restarts_total", "Processes started again after they ended", "name"
@@ -229,6 +207,7 @@ REDIS_MEMORY = _gauge("redis_memory_bytes", "Memory of Redis: used, and the most
 # Web
 HTTP_REQUESTS = _counter("http_requests_total", "HTTP requests answered", "route", "status")
 HTTP_SECONDS = _histogram("http_request_seconds", "Time to answer an HTTP request", "route")
+HTTP_LIMITED = _counter("http_limited_total", "HTTP requests over a rate limit", "limit")
 
 
 def observe_breaker(server: str, breaker: Breaker) -> None:

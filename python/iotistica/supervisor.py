@@ -15,17 +15,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-import uvloop
 from pydantic import SecretStr
 
 from iotistica import log, metrics
 from iotistica.backoff import Backoff
-from iotistica.errors import ConfigError, StoreUnavailable
+from iotistica.errors import ConfigError
 from iotistica.settings import Settings
 
 EXIT_CONFIG = 2
@@ -146,21 +145,6 @@ async def supervise(roles: Sequence[Role], settings: Settings, stop: asyncio.Eve
     for result in results:
         if isinstance(result, Exception):
             raise result
-
-
-def fill(service: str, run: Callable[[Assignment], Coroutine[Any, Any, None]]) -> int:
-    """Be the process that the supervisor started; its exit status."""
-    assignment = assigned()
-    log.configure(assignment.settings.log_level, service=service, process=assignment.name)
-    try:
-        uvloop.run(run(assignment))
-    except ConfigError as error:
-        _log.error(str(error))
-        return EXIT_CONFIG
-    except StoreUnavailable as error:
-        _log.error(str(error))
-        return 1
-    return 0
 
 
 def assigned() -> Assignment:

@@ -56,11 +56,7 @@ SETTINGS = {
     "PYTHONSAFEPATH": "1",
 }
 _REVIVE_S = 60.0
-_CHILDREN = {
-    "bridge": "iotistica.api.bridge",
-    "control": "iotistica.api.control",
-    "web": "iotistica.api.robyn_app",
-}
+_CHILDREN = {"bridge": "iotistica.api.bridge", "web": "iotistica.api.robyn_app"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,4 +68,4 @@ class Scene:
 
     def doom(self, name: str) -> None:
         """Expect the end of a process and of those that it supervises."""
-        self.doomed |= {name, *(("bridge", "control", "web") if name == "api" else ())}
+        self.doomed |= {name, *(("bridge", "web") if name == "api" else ())}

@@ -1,34 +1,19 @@
-"""Databases of both storage profiles, streams, the REST API and the whole Cloud API."""
+"""Databases of both storage profiles, and streams."""
 
 from __future__ import annotations
 
-import asyncio
-import secrets
-import signal
-import uuid
 from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 
-import aiohttp
 import asyncpg
 import pytest
-import pytest_asyncio
-import redis.asyncio
-from tests import cloud_api
-from tests.control import Place, forget
 from tests.rest import KEY, Rest
 
 from iotistica import ops
 from iotistica.api.application import Parts, routes
 from iotistica.api.auth import Tokens
+from iotistica.api.identity import Identity
 from iotistica.api.peers import Peers
 from iotistica.api.table import Table
-from iotistica.embedded import broker as brokers
-from iotistica.embedded.credentials import User
-from iotistica.embedded.ports import free_port
-from iotistica.embedded.postgres import Postgres
-from iotistica.embedded.redis import Redis
 from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
 from iotistica.store.migrate import migrate
@@ -75,92 +60,21 @@ async def streams(redis_url: str) -> AsyncIterator[Streams]:
 
 
 @pytest.fixture
-async def rest(pool: Pool, streams: Streams, tenant: str) -> AsyncIterator[Rest]:
+async def rest(pool: Pool, streams: Streams, redis_url: str, tenant: str) -> AsyncIterator[Rest]:
     """The whole REST API, for a tenant that exists."""
     await AgentStore(pool).ensure_tenant(tenant)
-    settings = Settings.load(jwt_secret=KEY)
+    settings = Settings.load(jwt_secret=KEY, redis_url=redis_url, password_memory_kib=64)
+    identity = Identity(settings, pool, Tokens(KEY.encode()))
     parts = Parts(
         settings=settings,
         pool=pool,
         streams=streams,
         peers=Peers("test", {}),
         probe=ops.Probe("test"),
+        identity=identity,
     )
-    yield Rest(Table(routes(parts), Tokens(KEY.encode())), tenant)
+    identity.start()
+    # Without the gate: its limits have tests of their own.
+    yield Rest(Table(routes(parts), identity.callers), tenant, identity)
+    await identity.close()
     await parts.peers.close()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api(
-    servers: Path, postgres: Postgres, redis_server: Redis
-) -> AsyncIterator[cloud_api.Api]:
-    """One Cloud API for all tests of this module."""
-    name = f"api_{secrets.token_hex(6)}"
-    connection = await asyncpg.connect(postgres.url)
-    await connection.execute(f"CREATE DATABASE {name}")
-    database_url = postgres.url.rpartition("/")[0] + f"/{name}"
-    await migrate(database_url)
-    await cloud_api.fill(database_url)
-    mqtt = brokers.Broker(servers / name, port=free_port(), program=brokers.find_broker())
-    await mqtt.start()
-    user = User(secrets.token_urlsafe(), ("readwrite i/#", "read $SYS/#"))
-    await mqtt.add_users({"iotistica-api": user})
-    environment = {
-        "DATABASE_URL": database_url,
-        "REDIS_URL": redis_server.url,
-        "MQTT_URL": mqtt.url_for("iotistica-api", user.password),
-        "API_PORT": str(free_port()),
-        "JWT_SECRET": cloud_api.KEY,
-    }
-    process = cloud_api.start(**environment)
-    async with aiohttp.ClientSession() as client:
-        url = f"http://127.0.0.1:{environment['API_PORT']}"
-        running = cloud_api.Api(url, process, client, environment)
-        await cloud_api.ready(running)
-        yield running
-    process.send_signal(signal.SIGTERM)
-    assert await asyncio.to_thread(process.wait, 15) == 0
-    await mqtt.stop()
-    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await connection.close()
-
-
-@pytest.fixture
-async def place(
-    broker: Any, postgres: Any, postgres_url: str, redis_server: Any, redis_url: str, tenant: str
-) -> AsyncIterator[Place]:
-    """A tenant with an agent on every broker, to run control processes at."""
-    await migrate(postgres_url)
-    settings = Settings.load(
-        database_url=postgres_url,
-        redis_url=redis_url,
-        mqtt_url=broker.bridge_url,
-        mqtt_client_id=f"test-{secrets.token_hex(4)}",
-        tenant_refresh_s=0.05,
-        stop_grace_s=0.5,
-        database_connect_timeout_s=1.0,
-        database_statement_timeout_s=1.0,
-        breaker_probe_s=0.2,
-    )
-    agent = str(uuid.uuid4())
-    pool = await open_pool(settings, application_name="test")
-    await AgentStore(pool).ensure_tenant(tenant)
-    await AgentStore(pool).add_agents(tenant, [(agent, "agent")])
-    await pool.close()
-    client = redis.asyncio.from_url(redis_url, socket_timeout=20)
-    client.response_callbacks.pop("XRANGE", None)
-    database = await asyncpg.connect(postgres_url)
-    yield Place(
-        broker=broker,
-        postgres=postgres,
-        tenant=tenant,
-        agent=agent,
-        settings=settings,
-        redis=client,
-        database=database,
-        agent_url=await broker.add_agent(tenant, agent),
-    )
-    await database.close()
-    await client.aclose()
-    for name in ("control-0", "control-1", "bridge-0"):
-        await forget(settings, name)

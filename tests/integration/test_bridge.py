@@ -23,8 +23,7 @@ import pytest
 import redis.asyncio
 
 from iotistica import keys, metrics, mqtt
-from iotistica.api.bridge import Bridge
-from iotistica.api.link import session_options
+from iotistica.api.bridge import Bridge, session_options
 from iotistica.api.tenants import Tenants
 from iotistica.settings import Settings
 from iotistica.spool import Spool

@@ -5,33 +5,162 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
+import sys
 import time
 import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+import aiohttp
+import asyncpg
 import pytest
+import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
-from tests.cloud_api import (
-    AGENT,
-    EMPTY,
-    FOREIGN,
-    KEY,
-    ODD,
-    TENANT,
-    Api,
-    ready,
-    start,
-    token,
-)
 
 from iotistica._native import format_topic
+from iotistica.api.auth import issue_token
+from iotistica.embedded import broker as brokers
+from iotistica.embedded.credentials import User
 from iotistica.embedded.ports import free_port
+from iotistica.store.migrate import migrate
 from iotistica.streams import DeadLetter, Streams
+
+START = (
+    "import sys; from iotistica.api.main import run; from iotistica.settings import Settings; "
+    "sys.exit(run(Settings.load()))"
+)
+TENANT, OTHER = secrets.token_hex(6), secrets.token_hex(6)
+AGENT, EMPTY, FOREIGN = (str(uuid.uuid4()) for _ in range(3))
+KEY = secrets.token_bytes(32).hex()
+ODD = "Temp [°C] / 50%+1,x"
+
+
+def token(tenant: str = TENANT, key: str = KEY) -> str:
+    return issue_token(key, tenant=tenant)
+
+
+@dataclass
+class Api:
+    """A running Cloud API."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    client: aiohttp.ClientSession
+    environment: dict[str, str]
+
+    async def get(
+        self, path: str, *, as_tenant: str | None = TENANT, method: str = "GET", **headers: str
+    ) -> tuple[int, Any, Any]:
+        if as_tenant is not None:
+            headers["authorization"] = f"Bearer {token(as_tenant)}"
+        url = aiohttp.client.URL(self.url + path, encoded=True)
+        async with self.client.request(method, url, headers=headers) as reply:
+            text = await reply.read()
+            is_json = reply.content_type == "application/json" and text
+            return reply.status, json.loads(text) if is_json else text, reply.headers
+
+    async def readings(self, path: str, agent: str = AGENT) -> list[dict[str, Any]]:
+        status, body, _ = await self.get(f"/api/v1/readings/{agent}/{path}")
+        assert status == 200, body
+        assert body["agent_uuid"] == agent
+        assert body["count"] == len(body["readings"])
+        return body["readings"]
+
+
+async def fill(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.executemany("INSERT INTO tenants VALUES ($1, $1)", [(TENANT,), (OTHER,)])
+    await connection.executemany(
+        "INSERT INTO agents (uuid, tenant_id, name) VALUES ($1, $2, 'x')",
+        [(AGENT, TENANT), (EMPTY, TENANT), (FOREIGN, OTHER)],
+    )
+    await connection.execute("SELECT readings_make_days(ARRAY[20000, 20001])")
+    for agent in (AGENT, FOREIGN):
+        await connection.execute(
+            """
+            INSERT INTO readings (time, agent_uuid, metric_name, value, quality, unit, protocol,
+                                  extra, anomaly_score)
+            SELECT date '1970-01-01' + 20000 + make_interval(secs => n), $1, metric, n, 'good',
+                   'C', protocol, '{"device_name": "d"}', 0.5
+            FROM generate_series(0, 1499) AS n,
+                 (VALUES ('plain', 'modbus'), ($2, 'opcua')) AS kinds (metric, protocol)
+            """,
+            agent,
+            ODD,
+        )
+        await connection.execute(
+            """
+            INSERT INTO readings_latest
+                (agent_uuid, device_name, metric_name, value, quality, unit, protocol, time)
+            SELECT DISTINCT ON (metric_name) agent_uuid, 'd', metric_name, value, quality, unit,
+                   protocol, time
+            FROM readings WHERE agent_uuid = $1 ORDER BY metric_name, time DESC
+            """,
+            agent,
+        )
+    await connection.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def api(servers: Any, postgres: Any, redis_server: Any) -> AsyncIterator[Api]:
+    """One Cloud API for all tests of this module."""
+    name = f"web_{secrets.token_hex(6)}"
+    connection = await asyncpg.connect(postgres.url)
+    await connection.execute(f"CREATE DATABASE {name}")
+    database_url = postgres.url.rpartition("/")[0] + f"/{name}"
+    await migrate(database_url)
+    await fill(database_url)
+    broker = brokers.Broker(servers / "web", port=free_port(), program=brokers.find_broker())
+    await broker.start()
+    user = User(secrets.token_urlsafe(), ("readwrite i/#", "read $SYS/#"))
+    await broker.add_users({"iotistica-api": user})
+    environment = {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_server.url,
+        "MQTT_URL": broker.url_for("iotistica-api", user.password),
+        "API_PORT": str(free_port()),
+        "JWT_SECRET": KEY,
+    }
+    process = start(**environment)
+    async with aiohttp.ClientSession() as client:
+        url = f"http://127.0.0.1:{environment['API_PORT']}"
+        running = Api(url, process, client, environment)
+        await ready(running)
+        yield running
+    process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(process.wait, 15) == 0
+    await broker.stop()
+    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await connection.close()
+
+
+def start(**environment: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", START, "--port", "1", "--version"],
+        env={**os.environ, **environment},
+        stderr=subprocess.DEVNULL if environment.get("JWT_SECRET") else subprocess.PIPE,
+    )
+
+
+async def ready(api: Api, timeout_s: float = 20.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while True:
+            assert api.process.poll() is None
+            try:
+                if (await api.get("/ready"))[0] == 200:
+                    return
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.05)
+
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -242,7 +371,7 @@ async def test_metrics_of_all_processes_are_one_exposition(api: Api) -> None:
     assert {s.labels["process"]: s.value for s in connected.samples}["bridge-0"] == 1.0
     up = next(f for f in families if f.name == "iotistica_process_up")
     by_name = {s.labels["name"]: s.value for s in up.samples}
-    assert by_name == {"bridge-0": 1.0, "control-0": 1.0, "supervisor": 1.0}
+    assert by_name == {"bridge-0": 1.0, "supervisor": 1.0}
 
 
 async def test_a_truncated_body_is_refused(api: Api) -> None:
@@ -288,8 +417,7 @@ async def test_no_process_outlives_a_supervisor_that_was_killed(api: Api) -> Non
     other = Api(f"http://127.0.0.1:{port}", process, api.client, {})
     await ready(other)
     children = children_of(process)
-    modules = {f"iotistica.api.{name}" for name in ("bridge", "control", "robyn_app")}
-    assert set(children) == modules
+    assert set(children) == {"iotistica.api.bridge", "iotistica.api.robyn_app"}
     process.kill()
     process.wait()
     async with asyncio.timeout(10):

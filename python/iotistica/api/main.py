@@ -10,12 +10,12 @@ import socket
 import uvloop
 
 from iotistica import log, mqtt, ops, supervisor
-from iotistica.api import auth
-from iotistica.api.link import session_options
+from iotistica.api import auth, auth_keys
+from iotistica.api.bridge import session_options
 from iotistica.errors import ConfigError
 from iotistica.settings import Settings
 
-_BRIDGE, _CONTROL, _WEB = (f"iotistica.api.{name}" for name in ("bridge", "control", "robyn_app"))
+_BRIDGE, _WEB = "iotistica.api.bridge", "iotistica.api.robyn_app"
 
 
 def run(settings: Settings) -> int:
@@ -34,6 +34,7 @@ def check(settings: Settings) -> None:
     session_options(settings, "check")
     mqtt.client_version(settings.mqtt_client)
     auth.secret(settings)
+    auth_keys.ProviderTokens.of(settings)
     if settings.web_processes > 1:
         raise ConfigError(
             f"WEB_PROCESSES is {settings.web_processes}; until there is a front door to share "
@@ -56,17 +57,13 @@ def check(settings: Settings) -> None:
 
 
 def roles(settings: Settings, supervisor_url: str) -> list[supervisor.Role]:
-    """The processes of the service. Those with a session listen where web processes can ask."""
-    listening, peers = [], {"supervisor": supervisor_url}
-    named = (
-        *((f"bridge-{number}", _BRIDGE) for number in range(settings.bridge_processes)),
-        *((f"control-{number}", _CONTROL) for number in range(settings.control_processes)),
-    )
-    for name, module in named:
-        listener = supervisor.loopback_listener()
-        listening.append(supervisor.Role(name, module, listener=listener))
+    """The processes of the service. Each bridge listens where the web process can ask it."""
+    bridges, peers = [], {"supervisor": supervisor_url}
+    for number in range(settings.bridge_processes):
+        name, listener = f"bridge-{number}", supervisor.loopback_listener()
+        bridges.append(supervisor.Role(name, _BRIDGE, listener=listener))
         peers[name] = _url(listener)
-    return [*listening, supervisor.Role("web-0", _WEB, {"peers": peers})]
+    return [*bridges, supervisor.Role("web-0", _WEB, {"peers": peers})]
 
 
 async def _run(settings: Settings) -> None:

@@ -15,7 +15,7 @@ from iotistica.streams import Filter
 LetterId = Annotated[
     str,
     Meta(
-        pattern=r"^[0-9]{1,19}-[0-9]{1,19}$",
+        pattern=r"^[0-9]{1,20}-[0-9]{1,20}$",
         extra_json_schema={"examples": ["1795453097011-0"]},
     ),
 ]
