@@ -24,6 +24,7 @@ START = (
 TENANT, OTHER = secrets.token_hex(6), secrets.token_hex(6)
 AGENT, EMPTY, FOREIGN = (str(uuid.uuid4()) for _ in range(3))
 KEY = secrets.token_bytes(32).hex()
+LIMITS = ("GLOBAL", "AUTH", "DEVICE_DATA", "ADMIN")
 ODD = "Temp [°C] / 50%+1,x"
 
 

@@ -11,6 +11,7 @@ import orjson
 
 from iotistica.api.auth import issue_token
 from iotistica.api.http import Request
+from iotistica.api.identity import Identity
 from iotistica.api.table import Table
 
 KEY = "k" * 64
@@ -29,9 +30,10 @@ class Answer:
 class Rest:
     """Asks as an operator of `tenant`, unless told otherwise."""
 
-    def __init__(self, table: Table, tenant: str) -> None:
+    def __init__(self, table: Table, tenant: str, identity: Identity) -> None:
         self.table = table
         self.tenant = tenant
+        self.identity = identity
 
     async def ask(
         self,

@@ -97,6 +97,10 @@ GENERATION = "iotistica:generation"
 """Made anew when Redis has lost its data: so that loss is noticed where nothing else would tell."""
 
 
+IDENTITY_CHANNEL = "iotistica:identity"
+"""Says which user, role or key has changed, so that no process goes by what it remembers."""
+
+
 def device_writers_group(tenant: str) -> str:
     """Consumer group of the ingestion workers."""
     return f"{tenant}:device-writers"

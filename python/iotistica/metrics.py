@@ -229,6 +229,7 @@ REDIS_MEMORY = _gauge("redis_memory_bytes", "Memory of Redis: used, and the most
 # Web
 HTTP_REQUESTS = _counter("http_requests_total", "HTTP requests answered", "route", "status")
 HTTP_SECONDS = _histogram("http_request_seconds", "Time to answer an HTTP request", "route")
+HTTP_LIMITED = _counter("http_limited_total", "HTTP requests over a rate limit", "limit")
 
 
 def observe_breaker(server: str, breaker: Breaker) -> None:

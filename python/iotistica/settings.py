@@ -14,27 +14,25 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from iotistica.breaker import Breaker
 from iotistica.errors import ConfigError
+from iotistica.identity_settings import IdentitySettings
 from iotistica.profiles import PROFILES, Profile
 from iotistica.quotas import Quota
+from iotistica.setting_names import names as _names
 
 MIB = 1024 * 1024
 EXPRESS_WORKERS = 2
 """Batches under way beside those of `ingestion_workers`: small ones of tenants that wait."""
 
 
-def _names(field: str, *aliases: str) -> AliasChoices:
-    return AliasChoices(f"IOTISTICA_{field.upper()}", *aliases, field)
-
-
 def _autoscale(rule: str) -> AliasChoices:
     return _names(f"autoscale_{rule}", f"AUTOSCALE_{rule.upper()}")
 
 
-class Settings(BaseSettings):
+class Settings(IdentitySettings):
     """Settings of every iotistica process.
 
     `Settings.load()` is the door: it turns a wrong value into a `ConfigError` of one sentence.
@@ -363,6 +361,7 @@ class Settings(BaseSettings):
         if self.redis_url is None and self.redis_host is not None:
             who = _credentials(self.redis_username or "", self.redis_password)
             urls["redis_url"] = f"redis://{who}{self.redis_host}:{self.redis_port}/0"
+        urls |= self.key_set_urls()
         for field, mib in (
             ("spool_max_bytes", self.ingestion_spool_max_size_mb),
             ("api_spool_max_bytes", self.disk_spool_max_size_mb),

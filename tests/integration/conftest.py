@@ -22,6 +22,7 @@ from tests.rest import KEY, Rest
 from iotistica import ops
 from iotistica.api.application import Parts, routes
 from iotistica.api.auth import Tokens
+from iotistica.api.identity import Identity
 from iotistica.api.peers import Peers
 from iotistica.api.table import Table
 from iotistica.embedded import broker as brokers
@@ -75,18 +76,23 @@ async def streams(redis_url: str) -> AsyncIterator[Streams]:
 
 
 @pytest.fixture
-async def rest(pool: Pool, streams: Streams, tenant: str) -> AsyncIterator[Rest]:
+async def rest(pool: Pool, streams: Streams, redis_url: str, tenant: str) -> AsyncIterator[Rest]:
     """The whole REST API, for a tenant that exists."""
     await AgentStore(pool).ensure_tenant(tenant)
-    settings = Settings.load(jwt_secret=KEY)
+    settings = Settings.load(jwt_secret=KEY, redis_url=redis_url, password_memory_kib=64)
+    identity = Identity(settings, pool, Tokens(KEY.encode()))
     parts = Parts(
         settings=settings,
         pool=pool,
         streams=streams,
         peers=Peers("test", {}),
         probe=ops.Probe("test"),
+        identity=identity,
     )
-    yield Rest(Table(routes(parts), Tokens(KEY.encode())), tenant)
+    identity.start()
+    # Without the gate: its limits have tests of their own.
+    yield Rest(Table(routes(parts), identity.callers), tenant, identity)
+    await identity.close()
     await parts.peers.close()
 
 
@@ -111,6 +117,7 @@ async def api(
         "MQTT_URL": mqtt.url_for("iotistica-api", user.password),
         "API_PORT": str(free_port()),
         "JWT_SECRET": cloud_api.KEY,
+        **{f"IOTISTICA_RATE_LIMIT_{name}": "1000000" for name in cloud_api.LIMITS},
     }
     process = cloud_api.start(**environment)
     async with aiohttp.ClientSession() as client:

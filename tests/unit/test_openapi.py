@@ -18,7 +18,14 @@ from iotistica.settings import Settings
 
 # Nothing is asked: only the declarations are read.
 ROUTES = routes(
-    Parts(settings=Settings(), pool=Mock(), streams=Mock(), peers=Mock(), probe=ops.Probe("test"))
+    Parts(
+        settings=Settings(),
+        pool=Mock(),
+        streams=Mock(),
+        peers=Mock(),
+        probe=ops.Probe("test"),
+        identity=Mock(),
+    )
 )
 DOCUMENT = document(ROUTES)
 OPERATIONS = [
@@ -33,6 +40,9 @@ PUBLIC = {
     "GET /metrics",
     "GET /api/openapi.json",
     "GET /api/docs",
+    "POST /api/v1/auth/login",
+    "POST /api/v1/auth/refresh",
+    "POST /api/v1/auth/logout",
 }
 """A route that anybody may use stands here, so that none becomes public by mistake."""
 

@@ -9,19 +9,27 @@ from typing import Any
 
 from iotistica import ops, supervisor
 from iotistica.api.auth import Tokens
+from iotistica.api.identity import Identity
 from iotistica.api.peers import Peers
 from iotistica.api.route import Route, routes_of
+from iotistica.api.routes.api_keys import ApiKeys
 from iotistica.api.routes.audit import Audit
+from iotistica.api.routes.audit_log import AuditLog
 from iotistica.api.routes.dead_letters import DeadLetters
 from iotistica.api.routes.documents import Documents
 from iotistica.api.routes.readings import Readings
+from iotistica.api.routes.roles import Roles
+from iotistica.api.routes.sessions import Sessions
 from iotistica.api.routes.system import System
+from iotistica.api.routes.users import Users
 from iotistica.api.table import Table
 from iotistica.audit.auditor import Auditor
 from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
+from iotistica.store.journal import Journal
 from iotistica.store.ledger import LedgerStore
 from iotistica.store.pool import Pool, open_pool
+from iotistica.store.roles import RoleStore
 from iotistica.store.series import SeriesStore
 from iotistica.streams import Streams
 
@@ -38,6 +46,7 @@ class Parts:
     streams: Streams
     peers: Peers
     probe: ops.Probe
+    identity: Identity
 
 
 def handlers(parts: Parts) -> list[Any]:
@@ -45,6 +54,11 @@ def handlers(parts: Parts) -> list[Any]:
     ledger = LedgerStore(parts.pool)
     return [
         System(parts.probe, parts.peers),
+        Sessions(parts.identity, parts.settings),
+        Users(parts.identity, RoleStore(parts.pool)),
+        Roles(parts.identity, RoleStore(parts.pool)),
+        ApiKeys(parts.identity),
+        AuditLog(Journal(parts.pool)),
         Readings(SeriesStore(parts.pool)),
         Audit(Auditor(parts.streams.ledger, ledger), ledger, AgentStore(parts.pool)),
         DeadLetters(
@@ -65,10 +79,10 @@ def routes(parts: Parts) -> list[Route]:
 class Application:
     """An open application and its table of routes."""
 
-    def __init__(self, parts: Parts, tokens: Tokens) -> None:
+    def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.probe = parts.probe
-        self.table = Table(routes(parts), tokens)
+        self.table = Table(routes(parts), parts.identity.callers, parts.identity.gate)
 
     @classmethod
     async def open(
@@ -80,19 +94,23 @@ class Application:
         def reasons() -> Sequence[str]:
             return ["the process is stopping"] if stopping() else []
 
+        pool = await open_pool(settings, application_name=assignment.name)
         parts = Parts(
             settings=settings,
-            pool=await open_pool(settings, application_name=assignment.name),
+            pool=pool,
             streams=Streams(
                 settings.require("redis_url"), outbox_most=settings.outbox_max_messages
             ),
             peers=Peers(assignment.name, assignment.parameters["peers"]),
             probe=ops.Probe("iotistica-api", ready=reasons),
+            identity=Identity(settings, pool, tokens),
         )
-        return cls(parts, tokens)
+        parts.identity.start()
+        return cls(parts)
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._parts.identity.close()
         await self._parts.peers.close()
         await self._parts.streams.close()
         await self._parts.pool.close()

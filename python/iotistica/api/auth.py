@@ -1,8 +1,10 @@
-"""Who is calling: JSON Web Tokens signed with HS256 (reference 6.1). The only module with jwt."""
+"""Who is calling: JSON Web Tokens signed with our own secret by HS256 (reference 6.1)."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jwt
@@ -20,6 +22,8 @@ ALGORITHM = "HS256"
 ACCESS_S = 15 * 60
 MINIMUM_SECRET_BYTES = 32
 
+_LEEWAY_S = 5
+"""By so much the clocks of two machines may differ."""
 _REQUIRED = ("iss", "aud", "exp", "iat", "userId", "tenantId", "type")
 
 
@@ -52,8 +56,13 @@ def issue_token(
     email: str = "",
     role: str = "owner",
     expires_s: float = ACCESS_S,
+    mark: int | None = None,
 ) -> str:
-    """An access token of the reference's form."""
+    """An access token of the reference's form.
+
+    Where `user_id` is a number it is a user in the database, who decides what it is worth; any
+    other id is nobody's, and the token counts as it stands.
+    """
     now = int(time.time())
     claims = {
         "iss": ISSUER,
@@ -66,38 +75,88 @@ def issue_token(
         "type": "access",
         "iat": now,
         "exp": now + int(expires_s),
+        **({} if mark is None else {"mark": mark}),
     }
     return jwt.encode(claims, key, algorithm=ALGORITHM)
 
 
-class Tokens:
-    """Verifies the tokens of users."""
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A token that is ours: whom it was given to, and the mark that they had then."""
 
-    def __init__(self, key: bytes) -> None:
+    principal: Principal
+    mark: int | None
+
+
+class Tokens:
+    """Verifies, and makes, the tokens of users."""
+
+    def __init__(self, key: bytes, *, lifetime_s: int = ACCESS_S) -> None:
         self._key = key
+        self.lifetime_s = lifetime_s
+
+    @property
+    def key(self) -> bytes:
+        """The signing secret."""
+        return self._key
 
     async def identify(self, request: Request, _route: Route) -> Principal:
         """The user behind a request. Raises `Denied`."""
         return self.verify(bearer(request))
 
+    def issue(self, principal: Principal, mark: int) -> str:
+        """An access token for a user, who has this mark (`standings.mark_of`)."""
+        return issue_token(
+            self._key,
+            tenant=principal.tenant,
+            user_id=principal.id,
+            username=principal.name,
+            email=principal.email,
+            role=principal.role,
+            expires_s=self.lifetime_s,
+            mark=mark,
+        )
+
     def verify(self, token: str) -> Principal:
         """The user of a token. Raises `Denied`, with a reason that helps no forger."""
-        try:
-            claims = jwt.decode(
-                token,
-                self._key,
-                algorithms=[ALGORITHM],
-                audience=AUDIENCE,
-                issuer=ISSUER,
-                options={"require": list(_REQUIRED)},
-            )
-        except jwt.ExpiredSignatureError:
-            raise Denied("the token has expired") from None
-        except jwt.InvalidTokenError:
-            raise Denied("the token is not valid") from None
+        return self.read(token).principal
+
+    def read(self, token: str) -> Verified:
+        """The same, with the mark."""
+        claims = decoded(
+            token, self._key, algorithm=ALGORITHM, audience=AUDIENCE, issuer=ISSUER, also=_REQUIRED
+        )
+        mark = claims.get("mark")
         if claims["type"] != "access":
             raise Denied("the token is not an access token")
-        return _principal(claims)
+        return Verified(_principal(claims), mark if isinstance(mark, int) else None)
+
+
+def decoded(
+    token: str,
+    key: Any,
+    *,
+    algorithm: str,
+    audience: str,
+    issuer: str,
+    also: Sequence[str],
+) -> dict[str, Any]:
+    """Claims of a token that is signed by this algorithm and no other. Raises `Denied`."""
+    try:
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            key,
+            algorithms=[algorithm],
+            audience=audience,
+            issuer=issuer,
+            leeway=_LEEWAY_S,
+            options={"require": list(also)},
+        )
+    except jwt.ExpiredSignatureError:
+        raise Denied("the token has expired") from None
+    except jwt.InvalidTokenError:
+        raise Denied("the token is not valid") from None
+    return claims
 
 
 def bearer(request: Request) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import uvloop
 
 from iotistica import log, mqtt, ops, supervisor
-from iotistica.api import auth, door
+from iotistica.api import auth, auth_keys, door
 from iotistica.api.link import session_options
 from iotistica.settings import Settings
 
@@ -33,6 +33,7 @@ def check(settings: Settings) -> None:
     session_options(settings, "check")
     mqtt.client_version(settings.mqtt_client)
     auth.secret(settings)
+    auth_keys.ProviderTokens.of(settings)
     door.check(settings)
     door.listen(settings).close()
 

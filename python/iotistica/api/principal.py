@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -45,6 +45,12 @@ ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
 PERMISSIONS = frozenset(_OWNER)
 """Every permission that there is."""
 
+
+def permissions_of(role: str, custom: Collection[str] | None) -> frozenset[str]:
+    """What a role permits: a built-in one, or one of a tenant's own with these permissions."""
+    return ROLES[role] if role in ROLES else PERMISSIONS & frozenset(custom or ())
+
+
 Kind = Literal["user", "service", "agent"]
 
 
@@ -60,6 +66,8 @@ class Principal:
     email: str = ""
     role: str = ""
     permissions: frozenset[str] = frozenset()
+    must_change_password: bool = False
+    """Then there is nothing else that they may do."""
 
     @property
     def agent(self) -> UUID:
@@ -70,8 +78,16 @@ class Principal:
 
     def require(self, permission: str) -> None:
         """Raise `Forbidden` without this permission."""
+        if self.must_change_password:
+            raise Forbidden("the password must be changed first: POST /api/v1/auth/change-password")
         if permission not in self.permissions:
             raise Forbidden(f"{self._described()} lacks the permission {permission}")
+
+    def check_grant(self, permissions: Collection[str]) -> None:
+        """Raise `Forbidden` for what they cannot give, or take from those who have it."""
+        beyond = sorted(set(permissions) - self.permissions)
+        if beyond:
+            raise Forbidden(f"{self._described()} lacks itself the permission {beyond[0]}")
 
     def _described(self) -> str:
         match self.kind:
@@ -92,10 +108,15 @@ class Access:
     agents: bool = False
     """Agents by their own key, on what is theirs."""
     public: bool = False
+    users: bool = False
+    """Every user, whatever their role: what concerns nobody but themselves."""
 
     def check(self, caller: Principal, uuid: str | None) -> None:
         """Raise `Forbidden` unless the caller may; `uuid` is the agent in the path, if any."""
-        if caller.kind != "agent":
+        if self.users:
+            if caller.kind != "user":
+                raise Forbidden("only a user may do this")
+        elif caller.kind != "agent":
             if self.permission is None:
                 raise Forbidden("only an agent may do this, by its own key")
             caller.require(self.permission)

@@ -130,7 +130,7 @@ def main() -> int:
     assignment = supervisor.assigned()
     settings = assignment.settings
     try:
-        tokens = auth.Tokens(auth.secret(settings))
+        tokens = auth.Tokens(auth.secret(settings), lifetime_s=settings.access_token_s)
         app = _robyn(Web(assignment, tokens))
         # Last, because Robyn configures the root logger for itself.
         log.configure(settings.log_level, service="api", process=assignment.name)

@@ -84,6 +84,7 @@ def route(
     *,
     needs: str | None = None,
     agents: bool = False,
+    users: bool = False,
     public: bool = False,
     limit: Limit = "global",
     status: int = 200,
@@ -93,17 +94,18 @@ def route(
     reply: Any = None,
     gives: str = JSON,
 ) -> Callable[[F], F]:
-    """Declare a handler's route: `needs` a permission, `agents` by their own key, or `public`.
+    """Declare a handler's route: `needs` a permission, `agents` by their own key, all
+    `users`, or `public`.
 
     `errors` are statuses beside the common ones. Where a handler reads the body itself or returns a
     `Reply`, `body` and `reply` are their models, `takes` and `gives` their media types. Raises
     `ValueError` where nobody or an unknown permission is named.
     """
-    if not (needs or agents or public) or (public and (needs or agents)):
+    if sum((bool(needs or agents), users, public)) != 1:
         raise ValueError(f"{method} {path} must say who may use it, or that it is public")
     if needs is not None and needs not in PERMISSIONS:
         raise ValueError(f"{method} {path} needs {needs!r}, which is no permission")
-    access = Access(needs, agents, public)
+    access = Access(needs, agents, public, users)
 
     def declare(function: F) -> F:
         declared = getattr(function, _MARK, ())

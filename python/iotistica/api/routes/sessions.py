@@ -1,0 +1,197 @@
+"""`/api/v1/auth/…`: users log in, stay logged in, and change their passwords (reference 6.1)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from iotistica.api.http import Request
+from iotistica.api.identity import Identity
+from iotistica.api.models.identity import (
+    ChangeBody,
+    Done,
+    LoggedIn,
+    LoginBody,
+    Me,
+    MeReply,
+    RefreshBody,
+    ResetBody,
+    TokenPair,
+)
+from iotistica.api.principal import Principal, permissions_of
+from iotistica.api.route import route
+from iotistica.api.standings import is_number, mark_of, principal_of
+from iotistica.errors import BadRequest, Denied, Forbidden
+from iotistica.settings import Settings
+from iotistica.store.journal import Origin
+from iotistica.store.sessions import Session
+from iotistica.store.users import Credentials, User
+
+_WRONG = (
+    "the user name or the password is wrong; a name that is used in several tenants needs tenantId"
+)
+
+
+class Sessions:
+    """Handlers of sessions and passwords."""
+
+    def __init__(self, identity: Identity, settings: Settings) -> None:
+        self._identity = identity
+        self._limiter = identity.limiter
+        self._attempts = settings.rate_limit_auth
+
+    @route("POST", "/api/v1/auth/login", public=True, limit="auth", errors=(401,))
+    async def login(self, request: Request, body: LoginBody) -> LoggedIn:
+        """Log in by name or address and password."""
+        name = (body.username or body.email).strip()
+        if not name:
+            raise BadRequest("the body: one of username and email is required")
+        tenant = body.tenant_id or request.headers.get("x-tenant-id") or None
+        account = f"{tenant or ''}/{name.lower()}"
+        await self._limiter.take("login", account, self._attempts)
+        known = await self._identity.users.credentials(name, tenant)
+        user, session = await self._compared(request, known, body.password)
+        self._limiter.give_back("login", account)
+        return await self._logged_in("Login successful", user, session)
+
+    @route("POST", "/api/v1/auth/refresh", public=True, limit="auth", errors=(401,))
+    async def refresh(self, request: Request, body: RefreshBody) -> LoggedIn:
+        """Get a new pair of tokens for a refresh token, which then is used up.
+
+        A token that was used up ends its session, because somebody has a copy; but for some seconds
+        the same client gets the same new token again: two requests at once, or an answer that was
+        lost, log nobody out.
+        """
+        shown, generation = self._identity.digests.session(body.refresh_token)
+        outcome = await self._identity.sessions.rotate(shown, generation, _client(request))
+        if not isinstance(outcome, Session):
+            raise Denied("the refresh token is not valid")
+        user = await self._identity.users.get(outcome.tenant, outcome.user)
+        return await self._logged_in("Token refreshed", user, outcome)
+
+    @route("POST", "/api/v1/auth/logout", public=True, errors=(401,))
+    async def logout(self, request: Request, body: RefreshBody) -> Done:
+        """End the session of a refresh token; it needs no access token, which may have expired."""
+        session, _ = self._identity.digests.session(body.refresh_token)
+        await self._identity.sessions.end(session, _client(request))
+        return Done("Logged out successfully")
+
+    @route("GET", "/api/v1/auth/me", users=True)
+    async def me(self, caller: Principal) -> MeReply:
+        """The caller."""
+        me = _me_by_token(caller)
+        if is_number(caller.id):
+            me = _me(await self._identity.users.get(caller.tenant, int(caller.id)))
+        return MeReply(me, me)
+
+    @route("POST", "/api/v1/auth/change-password", users=True, limit="auth")
+    async def change_password(
+        self, request: Request, caller: Principal, body: ChangeBody
+    ) -> LoggedIn:
+        """Change the caller's own password; every session ends, and a new one begins."""
+        if not is_number(caller.id):
+            raise Forbidden("the caller's password is not kept here")
+        user_id, passwords = int(caller.id), self._identity.passwords
+        stored = await self._identity.users.password_hash(caller.tenant, user_id)
+        if not (await passwords.verify(stored, body.current_password)).is_right:
+            raise Forbidden("field currentPassword is not the password")
+        if body.new_password == body.current_password:
+            raise BadRequest("field newPassword is the present password; it must be another one")
+        fresh, origin = await passwords.hash(body.new_password), request.origin
+        async with self._identity.users.changing(origin) as change:
+            user = await change.get(user_id)
+            await change.set_password(user, fresh, must_change=False)
+        await self._identity.user_changed(user_id)
+        session = await self._identity.sessions.open(
+            origin, user_id, compared_hash=fresh, fresh_hash=None
+        )
+        if session is None:
+            raise Denied("the user is not active")
+        user = await self._identity.users.get(caller.tenant, user_id)
+        return await self._logged_in("Password changed", user, session)
+
+    @route("POST", "/api/v1/auth/reset-password", needs="user:write", limit="admin", errors=(404,))
+    async def reset_password(self, request: Request, caller: Principal, body: ResetBody) -> Done:
+        """Give a user another password, which they must change when they next log in."""
+        fresh = await self._identity.passwords.hash(body.new_password)
+        async with self._identity.users.changing(request.origin) as change:
+            user = await change.get(body.user_id)
+            caller.check_grant(permissions_of(user.role, user.custom_permissions))
+            await change.set_password(user, fresh, must_change=True)
+        await self._identity.user_changed(user.id)
+        return Done("Password reset")
+
+    async def _compared(
+        self, request: Request, known: Credentials | None, password: str
+    ) -> tuple[User, Session]:
+        stored = None if known is None else known.password_hash
+        verdict = await self._identity.passwords.verify(stored, password)
+        if known is None:
+            raise Denied(_WRONG)
+        if verdict.is_right:
+            user = await self._identity.users.get(known.tenant, known.id)
+            session = await self._identity.sessions.open(
+                request.origin_of(principal_of(user)),
+                user.id,
+                compared_hash=known.password_hash,
+                fresh_hash=verdict.fresh,
+            )
+            if session is not None:
+                return user, session
+        # Whoever tried has not shown to be that user. The answer does not wait for the record,
+        # or its time would tell that there is such a user.
+        unproven = replace(_client(request), tenant=known.tenant)
+        self._identity.later(self._identity.sessions.fail(unproven, known.id))
+        raise Denied(_WRONG)
+
+    async def _logged_in(self, message: str, user: User, session: Session) -> LoggedIn:
+        refresh_token = self._identity.digests.refresh_token(session.id, session.generation)
+        access_token = self._identity.tokens.issue(principal_of(user), mark_of(user))
+        me, must_change = _me(user), user.must_change_password
+        return LoggedIn(
+            message=message,
+            data=TokenPair(access_token, refresh_token, must_change, me),
+            access_token=access_token,
+            refresh_token=refresh_token,
+            expires_in=self._identity.tokens.lifetime_s,
+            must_change_password=must_change,
+            user=me,
+        )
+
+
+def _client(request: Request) -> Origin:
+    """Where a request comes from whose sender is not known."""
+    return Origin(
+        tenant="",
+        name="unknown",
+        address=request.address,
+        user_agent=request.headers.get("user-agent", ""),
+        request_id=request.identifier,
+    )
+
+
+def _me(user: User) -> Me:
+    return Me(
+        id=user.id,
+        username=user.username,
+        email=user.email,
+        role=user.role,
+        full_name=user.full_name,
+        tenant_id=user.tenant,
+        permissions=sorted(permissions_of(user.role, user.custom_permissions)),
+        must_change_password=user.must_change_password,
+        last_login_at=user.last_login_at,
+    )
+
+
+def _me_by_token(caller: Principal) -> Me:
+    """Somebody who is no user of ours: as the token says."""
+    return Me(
+        id=caller.id,
+        username=caller.name,
+        email=caller.email,
+        role=caller.role,
+        full_name="",
+        tenant_id=caller.tenant,
+        permissions=sorted(caller.permissions),
+        must_change_password=False,
+    )
