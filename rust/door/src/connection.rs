@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::answer::{Extras, Persistence};
 use crate::body::Body;
 use crate::chunks::Dechunker;
-use crate::cors;
+use crate::cors::{self, Origins};
 use crate::door::Worker;
 use crate::forwarded::Origin;
 use crate::inflate::inflate;
@@ -29,8 +29,6 @@ const MAX_AHEAD: usize = 16 * 1024;
 const MAX_CHUNK_OVERHEAD: usize = 16 * 1024;
 /// A client that has closed its side gets an answer that comes within this time.
 const HALF_CLOSED_TIME: Duration = Duration::from_secs(5);
-/// After an error the client may still be sending: reading it for a while keeps the answer from
-/// being lost in a reset.
 const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1024;
 
@@ -40,6 +38,25 @@ pub enum End {
     Refused(Refusal),
     /// There is nobody to answer.
     Gone,
+}
+
+/// What becomes of the connection after an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    Request,
+    /// The client has been told, or knows from the framing.
+    Goodbye,
+    /// Nothing more is to be said, or to nobody.
+    Cut,
+}
+
+impl Persistence {
+    pub fn next(self) -> Next {
+        match self {
+            Self::Close => Next::Goodbye,
+            _ => Next::Request,
+        }
+    }
 }
 
 impl From<Refusal> for End {
@@ -79,15 +96,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub async fn serve(mut self) {
         let mut wait = self.worker.door.config.times.head;
         loop {
-            let keep = match self.read_head(wait).await {
+            let next = match self.read_head(wait).await {
                 Ok(head) => self.answer(&head).await,
-                Err(End::Refused(refusal)) => {
-                    self.refuse(refusal, &self.extras("", None, Persistence::Close), false).await
-                }
-                Err(End::Gone) => return,
+                Err(End::Refused(refusal)) => self.refuse_unread(refusal).await,
+                Err(End::Gone) => Next::Cut,
             };
-            if !keep {
-                return;
+            match next {
+                Next::Request => {}
+                Next::Goodbye => return self.linger().await,
+                Next::Cut => return,
             }
             wait = self.worker.door.config.times.idle;
         }
@@ -163,19 +180,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Answer the request of this head; whether another one may follow.
-    async fn answer(&mut self, head: &[u8]) -> bool {
+    async fn answer(&mut self, head: &[u8]) -> Next {
         let worker = self.worker.clone();
         let request = match Request::parse(head, worker.door.config.limits.fields) {
             Ok(request) => request,
-            Err(refusal) => {
-                return self
-                    .refuse(refusal, &self.extras("", None, Persistence::Close), false)
-                    .await;
-            }
+            Err(refusal) => return self.refuse_unread(refusal).await,
         };
         let made;
-        let id = if let Some(id) = request.request_id.filter(|id| is_request_id(id)) {
+        let request_id = if let Some(id) = request.request_id.filter(|id| is_request_id(id)) {
             id
         } else {
             made = make_request_id();
@@ -186,48 +198,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             (true, Version::Http10) => Persistence::KeepAlive,
             (true, Version::Http11) => Persistence::Implied,
         };
+        let extras = Extras {
+            request_id,
+            origin: request.origin,
+            origins: &worker.door.config.origins,
+            is_tls: self.is_tls,
+            persistence,
+        };
         self.is_whole = request.length == Length::Known(0);
-        match self.handle(&request, id, persistence).await {
-            Ok(keep) => keep,
-            Err(End::Gone) => false,
+        match self.handle(&request, &extras).await {
+            Ok(next) => next,
+            Err(End::Gone) => Next::Cut,
             Err(End::Refused(refusal)) => {
                 let persistence = if self.is_whole { persistence } else { Persistence::Close };
-                let extras =
-                    Extras { origin: request.origin, ..self.extras(id, None, persistence) };
-                let extras = Extras { origins: &worker.door.config.origins, ..extras };
+                let extras = Extras { persistence, ..extras };
                 self.refuse(refusal, &extras, request.method == "HEAD").await
             }
         }
     }
 
-    async fn handle(
-        &mut self,
-        request: &Request<'_>,
-        id: &str,
-        persistence: Persistence,
-    ) -> Result<bool, End> {
+    async fn handle(&mut self, request: &Request<'_>, extras: &Extras<'_>) -> Result<Next, End> {
         let worker = self.worker.clone();
         let config = &worker.door.config;
         let origin = Origin::of(self.peer, &request.forwarded, &config.trusted, self.is_tls);
         worker.door.addresses.ask(origin.client, std::time::Instant::now())?;
-        let extras = Extras {
-            request_id: id,
-            origin: request.origin,
-            origins: &config.origins,
-            is_tls: self.is_tls,
-            persistence,
-        };
-        if let Some(answer) = preflight(request, &extras)? {
+        if let Some(answer) = preflight(request, extras)? {
             self.send(&answer).await?;
             worker.door.counters.answered(204);
-            return Ok(persistence != Persistence::Close && self.is_whole);
+            return Ok(if self.is_whole { extras.persistence.next() } else { Next::Goodbye });
         }
         let mut body = self.receive(request).await?;
         if request.coding != Coding::Identity {
             let _turn = worker.inflating.acquire().await;
             body = inflate(request.coding, body, config.limits.body_bytes).await?;
         }
-        self.exchange(request, &body, &origin, &extras).await
+        self.exchange(request, &body, &origin, extras).await
     }
 
     /// Read the body whole.
@@ -272,37 +277,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    fn extras<'a>(
-        &self,
-        request_id: &'a str,
-        origin: Option<&'a str>,
-        persistence: Persistence,
-    ) -> Extras<'a> {
-        let origins = &cors::Origins::None;
-        Extras { request_id, origin, origins, is_tls: self.is_tls, persistence }
+    /// Refuse what could not be read as a request.
+    async fn refuse_unread(&mut self, refusal: Refusal) -> Next {
+        let worker = self.worker.clone();
+        let extras = Extras {
+            request_id: &make_request_id(),
+            origin: None,
+            origins: &worker.door.config.origins,
+            is_tls: self.is_tls,
+            persistence: Persistence::Close,
+        };
+        self.refuse(refusal, &extras, false).await
     }
 
-    /// Say why; whether another request may follow.
-    async fn refuse(&mut self, refusal: Refusal, extras: &Extras<'_>, to_head: bool) -> bool {
-        let made;
-        let mut extras = *extras;
-        if extras.request_id.is_empty() {
-            made = make_request_id();
-            extras.request_id = &made;
-        }
+    async fn refuse(&mut self, refusal: Refusal, extras: &Extras<'_>, to_head: bool) -> Next {
         let facts = refusal.facts();
         log::debug!(reason = facts.label, peer:display = self.peer, request = extras.request_id; "request refused");
         let door = self.worker.door.clone();
         door.counters.refused(refusal);
         door.counters.answered(facts.status);
-        let sent = self.send(&extras.refuse(refusal, to_head)).await;
-        if sent.is_ok() && extras.persistence != Persistence::Close {
-            return true;
+        match self.send(&extras.refuse(refusal, to_head)).await {
+            Ok(()) => extras.persistence.next(),
+            Err(_) => Next::Cut,
         }
-        self.linger().await;
-        false
     }
 
+    /// Read on for a while: what the client is still sending would otherwise reset the connection,
+    /// and the answer might be lost with it.
     async fn linger(&mut self) {
         let mut left = LINGER_BYTES;
         let reading = async {
@@ -327,7 +328,7 @@ fn preflight(request: &Request<'_>, extras: &Extras<'_>) -> Result<Option<Vec<u8
         return Ok(None);
     }
     match (request.origin, request.asks_method) {
-        (Some(origin), Some(_)) if *extras.origins != cors::Origins::None => {
+        (Some(origin), Some(_)) if *extras.origins != Origins::None => {
             if !extras.origins.is_allowed(origin) {
                 return Err(Refusal::Origin);
             }

@@ -9,7 +9,7 @@ use crate::answer::{Answer, Extras, Form, Framing, Persistence};
 use crate::body::Body;
 use crate::chunks::Dechunker;
 use crate::compress::{Gzip, is_compressible};
-use crate::connection::{Connection, End};
+use crate::connection::{Connection, End, Next};
 use crate::forwarded::Origin;
 use crate::refusal::Refusal;
 use crate::request::{Request, Version};
@@ -34,14 +34,14 @@ enum Lost {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    /// Get the answer of a web process and pass it on; whether another request may follow.
+    /// Get the answer of a web process and pass it on.
     pub async fn exchange(
         &mut self,
         request: &Request<'_>,
         body: &Body,
         origin: &Origin<'_>,
         extras: &Extras<'_>,
-    ) -> Result<bool, End> {
+    ) -> Result<Next, End> {
         let mut head = Vec::with_capacity(1024);
         write_request(request, body, extras.request_id, &mut head);
         origin.write(self.peer, request.host.unwrap_or("localhost"), self.is_tls, &mut head);
@@ -65,11 +65,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             // What the client has got is not whole: only a close can tell it.
             Err(Lost::Upstream { .. } | Lost::Time) => {
                 worker.upstreams.broke(&link);
-                return Ok(false);
+                return Ok(Next::Cut);
             }
             Err(Lost::Client) => return Err(End::Gone),
         }
-        Ok(persistence != Persistence::Close)
+        Ok(persistence.next())
     }
 
     /// Send the request, once more where that is the same, until an answer begins.
@@ -186,7 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         link: Link,
         answer: &Answer<'_>,
         extras: &Extras<'_>,
-    ) -> Result<bool, End> {
+    ) -> Result<Next, End> {
         let mut out = Vec::new();
         let form = Form { framing: Framing::Empty, is_compressed: false, varies: false };
         let extras = Extras { persistence: Persistence::WebSocket, ..*extras };
@@ -196,7 +196,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         door.counters.tunnels.add(1);
         tunnel::run(self, link).await;
         door.counters.tunnels.subtract(1);
-        Ok(false)
+        Ok(Next::Cut)
     }
 }
 

@@ -334,7 +334,8 @@ fn is_host(text: &str) -> bool {
         Some(digits) => digits.len() <= 5 && digits.bytes().all(|byte| byte.is_ascii_digit()),
         None => port.is_empty(),
     };
-    let in_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte);
+    // Less than a reg-name may have: with a comma it could be two hosts to somebody else.
+    let in_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte);
     is_port && !name.is_empty() && name.bytes().all(in_name)
 }
 
@@ -433,6 +434,7 @@ mod tests {
             ("Host:\r\n", Some(Refusal::Host)),
             ("Host: x y\r\n", Some(Refusal::Host)),
             ("Host: x, y\r\n", Some(Refusal::Host)),
+            ("Host: x,y\r\n", Some(Refusal::Host)),
             ("Host: u@x\r\n", Some(Refusal::Host)),
             ("Host: x:y\r\n", Some(Refusal::Host)),
             ("Host: x:123456\r\n", Some(Refusal::Host)),
