@@ -19,6 +19,7 @@ from iotistica.api.families import Family
 from iotistica.api.families.intake import Intake
 from iotistica.api.families.lane import Desk
 from iotistica.api.families.postman import Postman
+from iotistica.api.families.state import Metrics, Reports, State
 from iotistica.api.link import Link, run_together, serve
 from iotistica.api.members import Members
 from iotistica.api.outlet import Outlet
@@ -30,6 +31,7 @@ from iotistica.settings import Settings
 from iotistica.spool import Spool
 from iotistica.store.members import tenants_of
 from iotistica.store.pool import Pool, open_pool
+from iotistica.store.reports import ReportStore
 from iotistica.store.tenants import tenant_ids
 from iotistica.streams import Streams
 
@@ -68,9 +70,10 @@ class Means:
     outlet: Outlet
 
 
-def families(_means: Means) -> dict[str, Family]:
+def families(means: Means) -> dict[str, Family]:
     """Every family by the kind of its topics, or by kind and next level (`events/anomaly`)."""
-    return {}
+    reports = Reports(ReportStore(means.pool), means.streams.channels, means.outlet.send)
+    return {"state": State(reports), "metrics": Metrics(reports)}
 
 
 def chores(_means: Means) -> list[Chore]:
