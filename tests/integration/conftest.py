@@ -17,6 +17,7 @@ from iotistica import ops
 from iotistica.api.application import Parts, routes
 from iotistica.api.auth import Tokens
 from iotistica.api.peers import Peers
+from iotistica.api.presence import presence_of
 from iotistica.api.table import Table
 from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
@@ -74,8 +75,10 @@ async def rest(pool: Pool, streams: Streams, tenant: str) -> AsyncIterator[Rest]
         streams=streams,
         peers=Peers("test", {}),
         probe=ops.Probe("test"),
+        presence=presence_of(settings, pool, streams),
     )
-    yield Rest(Table(routes(parts), Tokens(KEY.encode())), tenant)
+    table = Table(routes(parts), Tokens(KEY.encode()), heard=parts.presence.seen)
+    yield Rest(table, tenant)
     await parts.peers.close()
 
 

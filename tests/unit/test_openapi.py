@@ -18,7 +18,14 @@ from iotistica.settings import Settings
 
 # Nothing is asked: only the declarations are read.
 ROUTES = routes(
-    Parts(settings=Settings(), pool=Mock(), streams=Mock(), peers=Mock(), probe=ops.Probe("test"))
+    Parts(
+        settings=Settings(),
+        pool=Mock(),
+        streams=Mock(),
+        peers=Mock(),
+        presence=Mock(),
+        probe=ops.Probe("test"),
+    )
 )
 DOCUMENT = document(ROUTES)
 OPERATIONS = [

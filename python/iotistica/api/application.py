@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from iotistica import ops, supervisor
+from iotistica import ops, supervisor, tasks
 from iotistica.api.auth import Tokens
 from iotistica.api.peers import Peers
+from iotistica.api.presence import Presence, presence_of
 from iotistica.api.route import Route, routes_of
 from iotistica.api.routes.audit import Audit
 from iotistica.api.routes.dead_letters import DeadLetters
@@ -38,6 +40,7 @@ class Parts:
     streams: Streams
     peers: Peers
     probe: ops.Probe
+    presence: Presence
 
 
 def handlers(parts: Parts) -> list[Any]:
@@ -67,7 +70,8 @@ class Application:
 
     def __init__(self, parts: Parts, tokens: Tokens) -> None:
         self._parts = parts
-        self.table = Table(routes(parts), tokens)
+        self.table = Table(routes(parts), tokens, heard=parts.presence.seen)
+        self._presence = asyncio.create_task(parts.presence.repeat())
 
     @classmethod
     async def open(
@@ -79,12 +83,13 @@ class Application:
         def reasons() -> Sequence[str]:
             return ["the process is stopping"] if stopping() else []
 
+        pool = await open_pool(settings, application_name=assignment.name)
+        streams = Streams(settings.require("redis_url"), outbox_most=settings.outbox_max_messages)
         parts = Parts(
             settings=settings,
-            pool=await open_pool(settings, application_name=assignment.name),
-            streams=Streams(
-                settings.require("redis_url"), outbox_most=settings.outbox_max_messages
-            ),
+            pool=pool,
+            streams=streams,
+            presence=presence_of(settings, pool, streams),
             peers=Peers(assignment.name, assignment.parameters["peers"]),
             probe=ops.Probe("iotistica-api", ready=reasons),
         )
@@ -92,6 +97,7 @@ class Application:
 
     async def close(self) -> None:
         """Close the connections."""
+        await tasks.end([self._presence])
         await self._parts.peers.close()
         await self._parts.streams.close()
         await self._parts.pool.close()

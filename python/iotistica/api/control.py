@@ -23,6 +23,7 @@ from iotistica.api.families.state import Metrics, Reports, State
 from iotistica.api.link import Link, run_together, serve
 from iotistica.api.members import Members
 from iotistica.api.outlet import Outlet
+from iotistica.api.presence import Presence, Watch, presence_of
 from iotistica.api.pressure import Pressure
 from iotistica.api.tenants import Tenants
 from iotistica.backoff import Backoff
@@ -31,6 +32,7 @@ from iotistica.settings import Settings
 from iotistica.spool import Spool
 from iotistica.store.members import tenants_of
 from iotistica.store.pool import Pool, open_pool
+from iotistica.store.presence import PresenceStore
 from iotistica.store.reports import ReportStore
 from iotistica.store.tenants import tenant_ids
 from iotistica.streams import Streams
@@ -68,6 +70,9 @@ class Means:
     pool: Pool
     streams: Streams
     outlet: Outlet
+    presence: Presence
+    hears: Callable[[], bool]
+    """Whether agents can be heard now: there is a session."""
 
 
 def families(means: Means) -> dict[str, Family]:
@@ -76,9 +81,13 @@ def families(means: Means) -> dict[str, Family]:
     return {"state": State(reports), "metrics": Metrics(reports)}
 
 
-def chores(_means: Means) -> list[Chore]:
+def chores(means: Means) -> list[Chore]:
     """Everything that is done beside messages."""
-    return []
+    settings = means.settings
+    presence = PresenceStore(means.pool, offline_after_s=settings.agent_offline_after_s)
+    every_s = settings.presence_check_s
+    watch = Watch(presence, means.streams.channels, every_s=every_s, hears=means.hears)
+    return [Chore("presence", every_s, watch.check)]
 
 
 class Control:
@@ -106,7 +115,15 @@ class Control:
         metrics.observe_spool(spool)
         self._outlet = Outlet(streams, spool, redis, self._pressure)
         self._tenants = Tenants(partial(tenant_ids, pool), refresh_s=settings.tenant_refresh_s)
-        means = Means(settings=settings, pool=pool, streams=streams, outlet=self._outlet)
+        self._presence = presence_of(settings, pool, streams)
+        means = Means(
+            settings=settings,
+            pool=pool,
+            streams=streams,
+            outlet=self._outlet,
+            presence=self._presence,
+            hears=lambda: self._link.error is None,
+        )
         self._families = made(means)
         self._chores = chores(means)
         self._desk = Desk(
@@ -122,7 +139,7 @@ class Control:
             ),
             max_message_bytes=settings.max_message_bytes,
             executor=executor,
-            seen=lambda agents: None,
+            seen=self._presence.seen,
         )
         self._routes = Routes()
         self._postman = Postman(streams, self._link.options.client_id)
@@ -147,6 +164,7 @@ class Control:
             self._link.keep(stop, partial(self._serve, stop)),
             self._pressure.watch(),
             self._outlet.replay(),
+            self._presence.repeat(),
             *(chore.repeat() for chore in self._chores),
         )
 

@@ -84,6 +84,7 @@ CREATE TABLE agent_events (
 
 CREATE INDEX agent_events_time ON agent_events (agent_uuid, time DESC);
 CREATE INDEX agent_events_tenant ON agent_events (tenant_id, id DESC);
+CREATE INDEX agent_events_age ON agent_events USING brin (time);
 
 -- One row: since when somebody watches agents come, without a gap.
 CREATE TABLE presence_watch (
