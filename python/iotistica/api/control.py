@@ -16,8 +16,10 @@ from iotistica import log, metrics, mqtt, ops, supervisor
 from iotistica._native import Limits
 from iotistica.api.batch import Routes
 from iotistica.api.families import Family
+from iotistica.api.families.events import Events
 from iotistica.api.families.intake import Intake
 from iotistica.api.families.lane import Desk
+from iotistica.api.families.lifecycle import Lifecycle
 from iotistica.api.families.postman import Postman
 from iotistica.api.families.state import Metrics, Reports, State
 from iotistica.api.link import Link, run_together, serve
@@ -30,6 +32,7 @@ from iotistica.backoff import Backoff
 from iotistica.errors import StoreUnavailable
 from iotistica.settings import Settings
 from iotistica.spool import Spool
+from iotistica.store.events import EventStore
 from iotistica.store.members import tenants_of
 from iotistica.store.pool import Pool, open_pool
 from iotistica.store.presence import PresenceStore
@@ -78,7 +81,13 @@ class Means:
 def families(means: Means) -> dict[str, Family]:
     """Every family by the kind of its topics, or by kind and next level (`events/anomaly`)."""
     reports = Reports(ReportStore(means.pool), means.streams.channels, means.outlet.send)
-    return {"state": State(reports), "metrics": Metrics(reports)}
+    events = EventStore(means.pool)
+    return {
+        "state": State(reports),
+        "metrics": Metrics(reports),
+        "events": Events(events),
+        "agent": Lifecycle(events, means.streams.channels),
+    }
 
 
 def chores(means: Means) -> list[Chore]:
@@ -87,7 +96,12 @@ def chores(means: Means) -> list[Chore]:
     presence = PresenceStore(means.pool, offline_after_s=settings.agent_offline_after_s)
     every_s = settings.presence_check_s
     watch = Watch(presence, means.streams.channels, every_s=every_s, hears=means.hears)
-    return [Chore("presence", every_s, watch.check)]
+    events = EventStore(means.pool)
+    return [
+        Chore("presence", every_s, watch.check),
+        Chore("updates", 30.0, events.expire_updates),
+        Chore("events", 600.0, partial(events.forget, days=settings.event_retention_days)),
+    ]
 
 
 class Control:

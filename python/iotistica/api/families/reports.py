@@ -7,9 +7,7 @@ made is told by its `msgId`, so reports that come late or twice change nothing t
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -18,16 +16,13 @@ from iotistica import ledger
 from iotistica._native import format_topic
 from iotistica.api.batch import Telemetry
 from iotistica.api.families.family import Incoming, Refusal
+from iotistica.api.families.moments import iso, made_ms
 from iotistica.store.reports import SYSTEM_METRICS, Report
 
 _MOST_FIELDS = 256
 _NUMBERS = (*SYSTEM_METRICS, "uptime")
 _UNITS = {"cpu_usage": "%", "cpu_temp": "°C"}
-_MESSAGE_ID = re.compile(r"[0-9a-fA-F-]{36}-(\d{12,14})-\w+")
 _MOST_VERSION = 2**63 - 1
-# Reports that an agent kept while it was offline are at most two hours old (reference section 1.4);
-# whoever claims more has a clock that is wrong.
-_OLDEST_MS = 3 * 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +36,7 @@ class Reported:
     @property
     def moment(self) -> str:
         """When it was made, ISO 8601."""
-        at = datetime.fromtimestamp(self.at_ms / 1000, UTC)
-        return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return iso(self.at_ms)
 
 
 def read_state(message: Incoming) -> Reported | Refusal:
@@ -50,20 +44,20 @@ def read_state(message: Incoming) -> Reported | Refusal:
     value = _object(message.value)
     if value is None:
         return _refusal(message, message.value)
-    identifier = value.pop("msgId", None)
+    dated = {"msgId": value.pop("msgId", None)}
     keyed = {name.lower(): name for name in value if _is_uuid(name)}
     if message.agent in keyed:
         value = _object(value[keyed[message.agent]])
         if value is None:
             return _refusal(message, message.value)
-        identifier = value.pop("msgId", identifier)
+        dated = {"msgId": value.pop("msgId", dated["msgId"])}
     elif keyed:
         rule = f"the report is about agent {min(keyed)}; it was sent by {message.agent}"
         return Refusal(message, "foreign_agent", rule)
     if len(value) > _MOST_FIELDS:
         rule = f"the report has {len(value)} fields; at most {_MOST_FIELDS} are allowed"
         return Refusal(message, "too_many_fields", rule)
-    return _reported(message, _normalized(value), made_ms(identifier, message.received_ms))
+    return _reported(message, _normalized(value), made_ms(dated, message.received_ms))
 
 
 def read_metrics(message: Incoming) -> Reported | Refusal:
@@ -71,9 +65,7 @@ def read_metrics(message: Incoming) -> Reported | Refusal:
     value = _object(message.value)
     if value is None:
         return _refusal(message, message.value)
-    at_ms = made_ms(value.pop("msgId", None), message.received_ms)
-    if (stamp := _epoch_ms(value.pop("timestamp", None))) is not None:
-        at_ms = _plausible(stamp, message.received_ms)
+    at_ms = made_ms(value, message.received_ms)
     wanted = {*SYSTEM_METRICS, "temperature", "network", "network_interfaces", "uptime"}
     fields = {name: value[name] for name in value if name in wanted}
     if not fields:
@@ -126,17 +118,6 @@ def add_readings(batch: Telemetry, reported: Reported) -> None:
     batch.counts[accepted] = batch.counts.get(accepted, 0) + 1
 
 
-def made_ms(identifier: Any, received_ms: int) -> int:
-    """When a message was made, by its `msgId` (`{agent}-{ms}-{random}`), else when it came."""
-    match = _MESSAGE_ID.fullmatch(identifier) if isinstance(identifier, str) else None
-    return _plausible(int(match[1]), received_ms) if match else received_ms
-
-
-def _plausible(stamp_ms: int, received_ms: int) -> int:
-    """An agent's clock is believed where it could be right; nothing is made after it came."""
-    return min(stamp_ms, received_ms) if stamp_ms > received_ms - _OLDEST_MS else received_ms
-
-
 def _reported(message: Incoming, fields: dict[str, Any], at_ms: int) -> Reported:
     report = Report(message.agent, fields, dict.fromkeys(fields, at_ms), at_ms)
     return Reported(message, report, at_ms)
@@ -168,16 +149,6 @@ def _object(value: Any) -> dict[str, Any] | None:
 def _refusal(message: Incoming, value: Any) -> Refusal:
     shown = orjson.dumps(value)[:64].decode(errors="replace")
     return Refusal(message, "not_an_object", f"the report is {shown}; a JSON object is expected")
-
-
-def _epoch_ms(value: Any) -> int | None:
-    try:
-        if _is_number(value):
-            return int(value if abs(value) >= 1e11 else value * 1000)
-        moment = datetime.fromisoformat(value)
-        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-    except (TypeError, ValueError, OverflowError):
-        return None
 
 
 def _is_number(value: Any) -> bool:
