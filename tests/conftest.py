@@ -21,6 +21,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import hypothesis
 import pytest
 import pytest_asyncio
 
@@ -30,6 +31,10 @@ from iotistica.embedded.credentials import User
 from iotistica.embedded.ports import free_port
 from iotistica.embedded.postgres import Postgres
 from iotistica.embedded.redis import Redis, find_redis
+
+# A machine that is busy with something else is no reason for a test to fail.
+hypothesis.settings.register_profile("iotistica", deadline=None)
+hypothesis.settings.load_profile("iotistica")
 
 TIMESCALE = "IOTISTICA_TEST_TIMESCALE_URL"
 BRIDGE = "iotistica-api"

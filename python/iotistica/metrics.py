@@ -107,6 +107,7 @@ CONTROL_RECONNECTS = _counter("control_reconnects_total", "MQTT sessions opened 
 CONTROL_IN_FLIGHT = _gauge(
     "control_in_flight_messages", "MQTT messages received and not yet acknowledged"
 )
+PRESENCE_CHANGES = _counter("presence_changes_total", "Agents that came or went", "presence")
 OUTBOX_SENT = _counter("outbox_sent_total", "Messages to agents that the broker has")
 OUTBOX_REFUSED = _counter("outbox_refused_total", "Messages to agents that the broker refused")
 OUTBOX_WAITING = _gauge("outbox_messages", "Messages that wait for a control process")

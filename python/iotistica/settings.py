@@ -123,6 +123,11 @@ class Settings(IdentitySettings):
     # Messages that wait for agents in Redis; what would be more is refused to whoever sends it.
     outbox_max_messages: Annotated[int, Field(ge=1)] = 100_000
 
+    # Silence from which on an agent counts as offline, and how often somebody looks.
+    agent_offline_after_s: Annotated[float, Field(ge=1)] = 300.0
+    presence_check_s: Annotated[float, Field(gt=0, le=60)] = 30.0
+    event_retention_days: Annotated[int, Field(ge=1)] = 365
+
     stop_grace_s: Annotated[float, Field(ge=0, le=60)] = 8.0
 
     # Front door (docs/front-door.md)

@@ -24,6 +24,7 @@ from iotistica.api.application import Parts, routes
 from iotistica.api.auth import Tokens
 from iotistica.api.identity import Identity
 from iotistica.api.peers import Peers
+from iotistica.api.presence import presence_of
 from iotistica.api.table import Table
 from iotistica.embedded import broker as brokers
 from iotistica.embedded.credentials import User
@@ -88,10 +89,12 @@ async def rest(pool: Pool, streams: Streams, redis_url: str, tenant: str) -> Asy
         peers=Peers("test", {}),
         probe=ops.Probe("test"),
         identity=identity,
+        presence=presence_of(settings, pool, streams),
     )
     identity.start()
     # Without the gate: its limits have tests of their own.
-    yield Rest(Table(routes(parts), identity.callers), tenant, identity)
+    table = Table(routes(parts), identity.callers, heard=parts.presence.seen)
+    yield Rest(table, tenant, identity)
     await identity.close()
     await parts.peers.close()
 

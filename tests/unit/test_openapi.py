@@ -25,6 +25,7 @@ ROUTES = routes(
         peers=Mock(),
         probe=ops.Probe("test"),
         identity=Mock(),
+        presence=Mock(),
     )
 )
 DOCUMENT = document(ROUTES)

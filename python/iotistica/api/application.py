@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from iotistica import ops, supervisor
+from iotistica import ops, supervisor, tasks
 from iotistica.api.auth import Tokens
 from iotistica.api.identity import Identity
 from iotistica.api.peers import Peers
+from iotistica.api.presence import Presence, presence_of
 from iotistica.api.route import Route, routes_of
 from iotistica.api.routes.api_keys import ApiKeys
 from iotistica.api.routes.audit import Audit
@@ -47,6 +49,7 @@ class Parts:
     peers: Peers
     probe: ops.Probe
     identity: Identity
+    presence: Presence
 
 
 def handlers(parts: Parts) -> list[Any]:
@@ -82,7 +85,13 @@ class Application:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.probe = parts.probe
-        self.table = Table(routes(parts), parts.identity.callers, parts.identity.gate)
+        self.table = Table(
+            routes(parts),
+            parts.identity.callers,
+            parts.identity.gate,
+            heard=parts.presence.seen,
+        )
+        self._presence = asyncio.create_task(parts.presence.repeat())
 
     @classmethod
     async def open(
@@ -95,12 +104,12 @@ class Application:
             return ["the process is stopping"] if stopping() else []
 
         pool = await open_pool(settings, application_name=assignment.name)
+        streams = Streams(settings.require("redis_url"), outbox_most=settings.outbox_max_messages)
         parts = Parts(
             settings=settings,
             pool=pool,
-            streams=Streams(
-                settings.require("redis_url"), outbox_most=settings.outbox_max_messages
-            ),
+            streams=streams,
+            presence=presence_of(settings, pool, streams),
             peers=Peers(assignment.name, assignment.parameters["peers"]),
             probe=ops.Probe("iotistica-api", ready=reasons),
             identity=Identity(settings, pool, tokens),
@@ -111,6 +120,7 @@ class Application:
     async def close(self) -> None:
         """Close the connections."""
         await self._parts.identity.close()
+        await tasks.end([self._presence])
         await self._parts.peers.close()
         await self._parts.streams.close()
         await self._parts.pool.close()

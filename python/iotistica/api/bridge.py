@@ -11,6 +11,7 @@ from iotistica.api.batch import Routes
 from iotistica.api.inbound import Inbound
 from iotistica.api.link import Link, run_together, serve
 from iotistica.api.outlet import Outlet
+from iotistica.api.presence import Presence, presence_of
 from iotistica.api.pressure import Pressure
 from iotistica.api.tenants import Tenants
 from iotistica.quotas import Quotas
@@ -35,6 +36,7 @@ class Bridge:
         spool: Spool,
         tenants: Tenants,
         quotas: Quotas | None = None,
+        presence: Presence | None = None,
     ) -> None:
         self._settings = settings
         self._link = Link(
@@ -47,6 +49,7 @@ class Bridge:
         metrics.observe_spool(spool)
         self._tenants = tenants
         self._quotas = quotas or Quotas(default=settings.quota(), share=settings.bridge_processes)
+        self._presence = presence
         self._routes = Routes()
 
     @property
@@ -66,6 +69,7 @@ class Bridge:
             self._pressure.watch(),
             self._outlet.replay(),
             self._tenants.warm_up(),
+            *([self._presence.repeat()] if self._presence is not None else []),
         )
 
     async def _subscribe(self, session: mqtt.Session) -> None:
@@ -94,6 +98,7 @@ class Bridge:
             quotas=self._quotas,
             tenants=self._tenants,
             routes=self._routes,
+            heard=self._presence.seen if self._presence is not None else None,
         )
         await serve(
             inbound,
@@ -123,6 +128,7 @@ async def run(assignment: supervisor.Assignment) -> None:
         spool=spool,
         tenants=tenants,
         quotas=quotas,
+        presence=presence_of(settings, pool, streams),
     )
     probe = ops.Probe(f"iotistica-api {assignment.name}", ready=bridge.reasons)
     try:

@@ -16,20 +16,27 @@ from iotistica import log, metrics, mqtt, ops, supervisor
 from iotistica._native import Limits
 from iotistica.api.batch import Routes
 from iotistica.api.families import Family
+from iotistica.api.families.events import Events
 from iotistica.api.families.intake import Intake
 from iotistica.api.families.lane import Desk
+from iotistica.api.families.lifecycle import Lifecycle
 from iotistica.api.families.postman import Postman
+from iotistica.api.families.state import Metrics, Reports, State
 from iotistica.api.link import Link, run_together, serve
 from iotistica.api.members import Members
 from iotistica.api.outlet import Outlet
+from iotistica.api.presence import Presence, Watch, presence_of
 from iotistica.api.pressure import Pressure
 from iotistica.api.tenants import Tenants
 from iotistica.backoff import Backoff
 from iotistica.errors import StoreUnavailable
 from iotistica.settings import Settings
 from iotistica.spool import Spool
+from iotistica.store.events import EventStore
 from iotistica.store.members import tenants_of
 from iotistica.store.pool import Pool, open_pool
+from iotistica.store.presence import PresenceStore
+from iotistica.store.reports import ReportStore
 from iotistica.store.tenants import tenant_ids
 from iotistica.streams import Streams
 
@@ -66,16 +73,35 @@ class Means:
     pool: Pool
     streams: Streams
     outlet: Outlet
+    presence: Presence
+    hears: Callable[[], bool]
+    """Whether agents can be heard now: there is a session."""
 
 
-def families(_means: Means) -> dict[str, Family]:
+def families(means: Means) -> dict[str, Family]:
     """Every family by the kind of its topics, or by kind and next level (`events/anomaly`)."""
-    return {}
+    reports = Reports(ReportStore(means.pool), means.streams.channels, means.outlet.send)
+    events = EventStore(means.pool)
+    return {
+        "state": State(reports),
+        "metrics": Metrics(reports),
+        "events": Events(events),
+        "agent": Lifecycle(events, means.streams.channels),
+    }
 
 
-def chores(_means: Means) -> list[Chore]:
+def chores(means: Means) -> list[Chore]:
     """Everything that is done beside messages."""
-    return []
+    settings = means.settings
+    presence = PresenceStore(means.pool, offline_after_s=settings.agent_offline_after_s)
+    every_s = settings.presence_check_s
+    watch = Watch(presence, means.streams.channels, every_s=every_s, hears=means.hears)
+    events = EventStore(means.pool)
+    return [
+        Chore("presence", every_s, watch.check),
+        Chore("updates", 30.0, events.expire_updates),
+        Chore("events", 600.0, partial(events.forget, days=settings.event_retention_days)),
+    ]
 
 
 class Control:
@@ -103,7 +129,15 @@ class Control:
         metrics.observe_spool(spool)
         self._outlet = Outlet(streams, spool, redis, self._pressure)
         self._tenants = Tenants(partial(tenant_ids, pool), refresh_s=settings.tenant_refresh_s)
-        means = Means(settings=settings, pool=pool, streams=streams, outlet=self._outlet)
+        self._presence = presence_of(settings, pool, streams)
+        means = Means(
+            settings=settings,
+            pool=pool,
+            streams=streams,
+            outlet=self._outlet,
+            presence=self._presence,
+            hears=lambda: self._link.error is None,
+        )
         self._families = made(means)
         self._chores = chores(means)
         self._desk = Desk(
@@ -119,7 +153,7 @@ class Control:
             ),
             max_message_bytes=settings.max_message_bytes,
             executor=executor,
-            seen=lambda agents: None,
+            seen=self._presence.seen,
         )
         self._routes = Routes()
         self._postman = Postman(streams, self._link.options.client_id)
@@ -144,6 +178,7 @@ class Control:
             self._link.keep(stop, partial(self._serve, stop)),
             self._pressure.watch(),
             self._outlet.replay(),
+            self._presence.repeat(),
             *(chore.repeat() for chore in self._chores),
         )
 

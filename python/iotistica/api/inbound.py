@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
-from iotistica import keys, log, metrics, tasks
+from iotistica import keys, ledger, log, metrics, tasks
 from iotistica._native import InvalidTopic
 from iotistica.api.batch import Batch, Dictionary, Letters, Route, Routes, Telemetry
 from iotistica.api.outlet import Outlet
@@ -46,6 +46,7 @@ class Inbound:
         quotas: Quotas,
         tenants: Tenants,
         routes: Routes,
+        heard: Callable[..., None] | None = None,
     ) -> None:
         self._session = session
         self._max_message_bytes = settings.max_message_bytes
@@ -56,6 +57,7 @@ class Inbound:
         self._quotas = quotas
         self._tenants = tenants
         self._routes = routes
+        self._heard = heard
         self._telemetry: dict[str, Telemetry] = {}
         self._letters: dict[str, Letters] = {}
         self._strangers: dict[str, list[tuple[Message, Route]]] = {}
@@ -230,6 +232,9 @@ class Inbound:
         if isinstance(batch, Telemetry):
             metrics.BRIDGE_MESSAGES.labels("endpoints").inc(len(batch.messages))
             metrics.BRIDGE_BYTES.inc(batch.size)
+            if self._heard is not None:
+                # What it counts are the agents of the batch, each once.
+                self._heard(*(ledger.parse(counter)[0] for counter in batch.counts))
         metrics.BRIDGE_BATCH_SECONDS.observe(time.monotonic() - batch.opened_at)
         self._confirm(batch.messages)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 from urllib.parse import unquote
@@ -67,10 +67,19 @@ class _Node:
 class Table:
     """Answers any request."""
 
-    def __init__(self, routes: Sequence[Route], callers: Callers, gate: Gate | None = None) -> None:
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        callers: Callers,
+        gate: Gate | None = None,
+        *,
+        heard: Callable[[str], None] = lambda agent: None,
+    ) -> None:
+        """`heard` is told of every agent that calls."""
         self.routes = tuple(routes)
         self._callers = callers
         self._gate = gate
+        self._heard = heard
         self._root = _Node()
         for route in routes:
             self._add(route)
@@ -150,6 +159,8 @@ class Table:
         if route.access.public:
             return request
         caller = await self._callers.identify(request, route)
+        if caller.kind == "agent":
+            self._heard(caller.id)
         if self._gate is not None:
             await self._gate.admit(request, route, caller)
         route.access.check(caller, request.params.get("uuid"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -49,7 +49,7 @@ class Desk:
     max_message_bytes: int
     executor: Executor
     """Decodes, so that one large message does not stop the session's keep-alive."""
-    seen: Callable[[Iterable[str]], None]
+    seen: Callable[..., None]
     """Is told of agents that sent something."""
 
 
@@ -173,7 +173,7 @@ class Lane:
                 error = f"tenant {tenant[:64]!r} does not exist"
                 _refuse(letters, keys.STRAY, Refusal(one.incoming(), "unknown_tenant", error))
         ours = [one for one in batch if members.get(one.route.agent) == one.route.tenant]
-        desk.seen(one.route.agent for one in ours)
+        desk.seen(*(one.route.agent for one in ours))
         return await self._decoded(ours, letters)
 
     async def _decoded(self, batch: Sequence[_Arrived], letters: _Letters) -> list[Incoming]:

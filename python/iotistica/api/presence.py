@@ -1,0 +1,118 @@
+"""Who was heard: collected in every process, written together every few seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import orjson
+
+from iotistica import keys, ledger, log, metrics
+from iotistica.errors import StoreUnavailable
+from iotistica.settings import Settings
+from iotistica.store.pool import Pool
+from iotistica.store.presence import Change, PresenceStore
+from iotistica.streams import Channels, Streams
+
+_EVERY_S = 3.0
+_REFRESH_S = 20.0
+"""An agent is written no more often, however much it sends."""
+_AT_ONCE = 5000
+
+_occasional = log.Occasional(log.get(__name__))
+
+
+def presence_of(settings: Settings, pool: Pool, streams: Streams) -> Presence:
+    """The presence of a process."""
+    store = PresenceStore(pool, offline_after_s=settings.agent_offline_after_s)
+    return Presence(store, streams.channels)
+
+
+class Presence:
+    """Call `seen` for every message or request of an agent; it costs an entry in a dictionary."""
+
+    def __init__(
+        self,
+        store: PresenceStore,
+        channels: Channels,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._channels = channels
+        self._clock = clock
+        self._heard: dict[str, float] = {}
+        self._written: dict[str, float] = {}
+
+    def seen(self, *agents: str) -> None:
+        """Agents (UUIDs) were heard now."""
+        now = self._clock()
+        for agent in agents:
+            self._heard[agent] = now
+
+    async def flush(self) -> None:
+        """Write those that are due. Raises `StoreUnavailable`; then nothing is forgotten."""
+        since = self._clock() - _REFRESH_S
+        self._written = {agent: at for agent, at in self._written.items() if at > since}
+        due = [agent for agent in self._heard if agent not in self._written]
+        for first in range(0, len(due), _AT_ONCE):
+            some = {agent: self._heard[agent] for agent in sorted(due[first : first + _AT_ONCE])}
+            uuids = {a: at for a, at in some.items() if ledger.agent_of(a) != ledger.NOBODY}
+            changes = await self._store.seen(uuids)
+            for agent, at in some.items():
+                if self._heard[agent] == at:
+                    del self._heard[agent]
+                self._written[agent] = at
+            await tell(self._channels, changes)
+
+    async def repeat(self) -> None:
+        """Write every few seconds, until cancelled."""
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            try:
+                await self.flush()
+            except StoreUnavailable as error:
+                _occasional.warning("presence is written later", error=str(error))
+
+
+class Watch:
+    """Finds who is silent, while this process hears what agents send."""
+
+    def __init__(
+        self,
+        store: PresenceStore,
+        channels: Channels,
+        *,
+        every_s: float,
+        hears: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._channels = channels
+        self._gap_s = 3 * every_s
+        self._hears = hears
+
+    async def check(self) -> None:
+        """Mark the silent as offline. Raises `StoreUnavailable`."""
+        if self._hears():
+            await tell(self._channels, await self._store.check(gap_s=self._gap_s))
+
+
+async def tell(channels: Channels, changes: Sequence[Change]) -> None:
+    """Publish who came and went, to whoever listens now."""
+    for change in changes:
+        metrics.PRESENCE_CHANGES.labels("online" if change.online else "offline").inc()
+    try:
+        await channels.publish_many(
+            (keys.presence_channel(change.tenant, change.agent), _message(change))
+            for change in changes
+        )
+    except StoreUnavailable as error:
+        _occasional.warning("live values were not published", error=str(error))
+
+
+def _message(change: Change) -> bytes:
+    return orjson.dumps(
+        {"deviceUuid": change.agent, "online": change.online, "timestamp": change.time},
+        option=orjson.OPT_UTC_Z,
+    )
