@@ -9,7 +9,7 @@ from typing import Annotated
 import orjson
 import typer
 
-from iotistica import audit_command, quota_command, spool_command
+from iotistica import admin_command, audit_command, quota_command, spool_command
 from iotistica.command import DataDir, Json, failures
 from iotistica.dlq import command as dlq_command
 from iotistica.settings import Settings
@@ -197,6 +197,7 @@ def decode(
 
 
 app.command(help=audit_command.HELP)(audit_command.audit)
+app.add_typer(admin_command.app, name="admin")
 app.add_typer(dlq_command.app, name="dlq")
 app.add_typer(quota_command.app, name="quota")
 app.add_typer(spool_command.app, name="spool")

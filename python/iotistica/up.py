@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import aiohttp
@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from iotistica import log
 from iotistica.api import auth
+from iotistica.api.first_user import ADMIN, keep_admin
 from iotistica.embedded.directory import DataDirectory
 from iotistica.embedded.keeper import Keeper
 from iotistica.embedded.ports import free_ports, is_free
@@ -48,6 +49,14 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
+class Admin:
+    """How to log in to a platform that is new."""
+
+    username: str
+    password: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """The line that `--json` prints when all is ready (design.md, "Interfaces that stay")."""
 
@@ -59,7 +68,8 @@ class Ready:
     redis: str
     tenant: str
     token: str
-    admin: None = None
+    admin: Admin | None = None
+    """The first user; None where somebody has changed that password, as they should."""
 
 
 class Program:
@@ -158,12 +168,15 @@ class Platform:
             await self.keeper.start(self._fleet())
 
     async def _prepare(self) -> None:
-        """Bring the schema up to date and make the development tenant."""
+        """Bring the schema up to date, make the development tenant and its first user."""
         await migrate(self.ready.database)
         settings = self._settings.model_copy(update={"database_url": self.ready.database})
         pool = await open_pool(settings, application_name="iotistica up")
         try:
             await AgentStore(pool).ensure_tenant(self.ready.tenant, "development")
+            password, tenant = self._directory.secret("admin"), self.ready.tenant
+            if await keep_admin(settings, pool, tenant=tenant, password=password):
+                self.ready = replace(self.ready, admin=Admin(ADMIN, password))
         finally:
             await pool.close()
 
@@ -284,6 +297,8 @@ def _print_places(console: Console, platform: Platform, options: Options) -> Non
         "tenant": ready.tenant,
         "token": ready.token,
     }
+    if ready.admin is not None:
+        places["login"] = f"{ready.admin.username} {ready.admin.password}"
     if options.simulate:
         fleet = Plan(agents=options.simulate, seed=_FLEET_SEED)
         places["an agent"] = fleet.agent(ready.tenant, 0)

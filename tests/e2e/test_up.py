@@ -125,19 +125,39 @@ async def test_it_starts_stops_and_finds_its_data_again(start: Start) -> None:
     assert await connection.fetchval("SELECT id FROM tenants") == ready["tenant"]
     await connection.execute("CREATE TABLE kept AS SELECT 1 AS n")
     await connection.close()
+    assert (first.directory / "secrets" / "admin").stat().st_mode & 0o777 == 0o600
+    assert await login(ready, ready["admin"]["password"]) == 200
     await refuses_a_second(start, first)
     assert await first.stop(signal.SIGINT) == 0
     assert left_behind(first.directory) == []
 
     second = await start()
     await second.until_ready()
-    same = ("tenant", "database", "redis", "mqtt")
+    same = ("tenant", "database", "redis", "mqtt", "admin")
     assert {name: second.ready[name] for name in same} == {name: ready[name] for name in same}
+    assert await login(second.ready, ready["admin"]["password"]) == 200
+    assert await login(second.ready, "another password") == 401
     connection = await asyncpg.connect(ready["database"])
     assert await connection.fetchval("SELECT n FROM kept") == 1
+    # A password that is no longer right is not shown.
+    await connection.execute("UPDATE users SET password_hash = 'changed'")
     await connection.close()
     assert await second.stop(signal.SIGTERM) == 0
     assert left_behind(second.directory) == []
+
+    third = await start()
+    await third.until_ready()
+    assert third.ready["admin"] is None
+    assert await third.stop(signal.SIGTERM) == 0
+
+
+async def login(ready: dict[str, Any], password: str) -> int:
+    body = {"username": "admin", "password": password}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{ready['api']}/api/v1/auth/login", json=body) as answer,
+    ):
+        return answer.status
 
 
 async def refuses_a_second(start: Start, first: Up) -> None:

@@ -44,6 +44,9 @@ PUBLIC = {
     "POST /api/v1/auth/login",
     "POST /api/v1/auth/refresh",
     "POST /api/v1/auth/logout",
+    "POST /api/v1/auth/register",
+    "POST /api/v1/auth/bootstrap-admin",
+    "POST /api/v1/invites/accept",
 }
 """A route that anybody may use stands here, so that none becomes public by mistake."""
 

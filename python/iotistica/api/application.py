@@ -14,6 +14,7 @@ from iotistica.api.identity import Identity
 from iotistica.api.peers import Peers
 from iotistica.api.presence import Presence, presence_of
 from iotistica.api.route import Route, routes_of
+from iotistica.api.routes.admission import Admission
 from iotistica.api.routes.api_keys import ApiKeys
 from iotistica.api.routes.audit import Audit
 from iotistica.api.routes.audit_log import AuditLog
@@ -58,6 +59,7 @@ def handlers(parts: Parts) -> list[Any]:
     return [
         System(parts.probe, parts.peers),
         Sessions(parts.identity, parts.settings),
+        Admission(parts.identity, parts.pool, parts.settings),
         Users(parts.identity, RoleStore(parts.pool)),
         Roles(parts.identity, RoleStore(parts.pool)),
         ApiKeys(parts.identity),

@@ -23,6 +23,7 @@ Connection: TypeAlias = (
 
 DuplicateKey = asyncpg.UniqueViolationError
 MissingReference = asyncpg.ForeignKeyViolationError
+BrokenRule = asyncpg.CheckViolationError
 
 # SQLSTATE classes that blame the data: cardinality, data exception, integrity, a view's check,
 # program limit (an index row too large), a trigger that raises; and a malformed COPY stream, which

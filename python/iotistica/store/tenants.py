@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from iotistica.errors import NotFound
-from iotistica.quotas import Quota
-from iotistica.store.pool import Pool, unavailable
+import secrets
 
+from iotistica.errors import BadRequest, NotFound
+from iotistica.quotas import Quota
+from iotistica.store.pool import BrokenRule, Pool, unavailable
+
+_ENSURE = "INSERT INTO tenants (id, name) VALUES ($1, $1) ON CONFLICT (id) DO NOTHING"
 _IDS = "SELECT id FROM tenants"
 _QUOTAS = """
 SELECT id, quota_messages_per_s AS messages_per_s, quota_readings_per_s AS readings_per_s,
@@ -24,6 +27,27 @@ async def tenant_ids(pool: Pool) -> set[str]:
     """Ids of all tenants. Raises `StoreUnavailable`."""
     with unavailable("list the tenants"):
         return {row["id"] for row in await pool.fetch(_IDS)}
+
+
+async def tenant_of_first_user(pool: Pool, wanted: str | None) -> str:
+    """The tenant that is meant, made where it is missing: the only one, where none is named.
+
+    Raises `BadRequest` for an id that topics cannot hold and where several could be meant, and
+    `StoreUnavailable`.
+    """
+    if wanted is None:
+        known = await tenant_ids(pool)
+        if len(known) > 1:
+            raise BadRequest(f"there are {len(known)} tenants; say which one is meant")
+        wanted = next(iter(known), secrets.token_hex(6))
+    with unavailable("make a tenant"):
+        try:
+            await pool.execute(_ENSURE, wanted)
+        except BrokenRule:
+            raise BadRequest(
+                f"tenant {wanted!r} cannot be in a topic: use 12 lower-case hex digits"
+            ) from None
+    return wanted
 
 
 async def tenant_quotas(pool: Pool) -> dict[str, Quota]:

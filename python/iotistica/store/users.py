@@ -38,7 +38,8 @@ ORDER BY u.id
 LIMIT $3
 """
 _PASSWORD = "SELECT password_hash FROM users WHERE tenant_id = $1 AND id = $2"  # noqa: S105
-_ANYBODY = "SELECT EXISTS (SELECT FROM users)"
+_ANYBODY = "SELECT EXISTS (SELECT FROM users WHERE $1::text IS NULL OR tenant_id = $1)"
+_ALONE = "SELECT pg_advisory_xact_lock(x'696f7475'::int)"  # "iotu"
 # One change of a tenant's users at a time: what is looked at stays true until the commit.
 _LOCK = "SELECT FROM tenants WHERE id = $1 FOR NO KEY UPDATE"
 _OTHER_OWNERS = """
@@ -68,6 +69,9 @@ _END_SESSIONS = """
 UPDATE refresh_tokens SET revoked_at = now(), revoked_reason = $2
 WHERE user_id = $1 AND revoked_at IS NULL
 """
+
+
+_SOMEBODY = "the platform has users already"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,10 +158,15 @@ class UserStore:
         with unavailable("list the users"):
             return [_user(row) for row in await self._pool.fetch(_PAGE, tenant, above, limit)]
 
-    async def is_anybody(self) -> bool:
-        """Whether the platform has a user at all."""
+    async def is_anybody(self, tenant: str | None = None) -> bool:
+        """Whether the tenant, or the whole platform, has a user at all."""
         with unavailable("look for users"):
-            return bool(await self._pool.fetchval(_ANYBODY))
+            return bool(await self._pool.fetchval(_ANYBODY, tenant))
+
+    async def require_nobody(self) -> None:
+        """Raise `Conflict` where the platform has a user."""
+        if await self.is_anybody():
+            raise Conflict(_SOMEBODY)
 
     @asynccontextmanager
     async def changing(self, origin: Origin) -> AsyncIterator[Change]:
@@ -172,12 +181,18 @@ class Change:
     """Steps of one transaction; each is recorded. All raise what asyncpg raises, and `NotFound`."""
 
     def __init__(self, connection: Connection, origin: Origin) -> None:
-        self._connection = connection
+        self.connection = connection
         self._origin = origin
+
+    async def require_nobody(self) -> None:
+        """The same; no other transaction that asks goes on before the end of this one."""
+        await self.connection.execute(_ALONE)
+        if await self.connection.fetchval(_ANYBODY, None):
+            raise Conflict(_SOMEBODY)
 
     async def get(self, user: int) -> User:
         """A user of the tenant, as the transaction sees it."""
-        row = await self._connection.fetchrow(_ONE, self._origin.tenant, user)
+        row = await self.connection.fetchrow(_ONE, self._origin.tenant, user)
         if row is None:
             raise _missing(user)
         return _user(row)
@@ -185,7 +200,7 @@ class Change:
     async def create(self, new: NewUser, *, as_event: str = "user.created") -> User:
         """Add a user. Raises `Conflict` for a name that is taken or a role that is gone."""
         with _conflicts(new.username, new.email, new.role):
-            made: int = await self._connection.fetchval(
+            made: int = await self.connection.fetchval(
                 _CREATE,
                 self._origin.tenant,
                 new.username,
@@ -204,7 +219,7 @@ class Change:
         if not (after.role == "owner" and after.is_active):
             await self._keep_an_owner(before)
         with _conflicts(after.username, after.email, after.role):
-            await self._connection.execute(
+            await self.connection.execute(
                 _UPDATE,
                 self._origin.tenant,
                 before.id,
@@ -228,7 +243,7 @@ class Change:
 
     async def set_password(self, user: User, password_hash: str, *, must_change: bool) -> None:
         """Replace the password, and end every session."""
-        await self._connection.execute(
+        await self.connection.execute(
             _SET_PASSWORD, self._origin.tenant, user.id, password_hash, must_change
         )
         await self._end_sessions(user, "password changed")
@@ -237,21 +252,21 @@ class Change:
     async def delete(self, user: User) -> None:
         """Remove the user and with it every session. Raises `Conflict` for the last owner."""
         await self._keep_an_owner(user)
-        await self._connection.execute(_DELETE, self._origin.tenant, user.id)
+        await self.connection.execute(_DELETE, self._origin.tenant, user.id)
         await self._record("user.deleted", user, before=_shown(user))
 
     async def _keep_an_owner(self, user: User) -> None:
         if not (user.role == "owner" and user.is_active):
             return
-        if not await self._connection.fetchval(_OTHER_OWNERS, self._origin.tenant, user.id):
+        if not await self.connection.fetchval(_OTHER_OWNERS, self._origin.tenant, user.id):
             raise Conflict(f"user {user.id} is the last owner; make another one first")
 
     async def _end_sessions(self, user: User, reason: str) -> None:
-        await self._connection.execute(_END_SESSIONS, user.id, reason)
+        await self.connection.execute(_END_SESSIONS, user.id, reason)
 
     async def _record(self, event: str, user: User, **states: Any) -> None:
         entry = Entry(event_type=event, subject=f"user/{user.id}", **states)
-        await record(self._connection, self._origin, entry)
+        await record(self.connection, self._origin, entry)
 
 
 @contextmanager
@@ -262,7 +277,9 @@ def _conflicts(username: str, email: str, role: str) -> Iterator[None]:
         is_email = error.constraint_name == "users_email"
         what = f"email {email!r}" if is_email else f"username {username!r}"
         raise Conflict(f"{what} is taken") from None
-    except MissingReference:
+    except MissingReference as error:
+        if error.constraint_name == "users_tenant_id_fkey":
+            raise NotFound("the tenant does not exist") from None
         raise Conflict(f"role {role!r} does not exist") from None
 
 

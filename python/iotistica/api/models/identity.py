@@ -285,3 +285,73 @@ class EntryQuery(msgspec.Struct):
     until: datetime | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     cursor: Cursor | None = None
+
+
+class RegisterBody(msgspec.Struct, rename="camel"):
+    """Somebody who wants to be a user."""
+
+    username: Username
+    password: Password
+    email: Email = ""
+    """Not needed with an invitation, which has one."""
+    full_name: FullName = ""
+    invite_token: Given = ""
+
+
+class AcceptBody(msgspec.Struct, rename="camel"):
+    """Somebody who was invited."""
+
+    token: Given
+    username: Username
+    password: Password
+    full_name: FullName = ""
+
+
+class BootstrapBody(msgspec.Struct, rename="camel"):
+    """The first user, of a tenant that is made where it is missing."""
+
+    username: Username
+    email: Email
+    password: Password
+    full_name: FullName = ""
+    tenant_id: Annotated[str, Meta(max_length=64)] | None = None
+
+
+class Admitted(msgspec.Struct):
+    """A new user, in both forms of the reference."""
+
+    message: str
+    user: UserView
+    data: dict[str, UserView]
+
+
+class InviteView(msgspec.Struct, rename="camel"):
+    """An invitation that was not accepted yet."""
+
+    id: int
+    email: str
+    role: str
+    invited_by: int | None
+    created_at: datetime
+    expires_at: datetime
+
+
+class MadeInvite(InviteView, rename="camel"):
+    """An invitation that was just made: its token cannot be shown again."""
+
+    token: str = ""
+
+
+class InviteList(msgspec.Struct):
+    """A page of open invitations, by id."""
+
+    count: int
+    invites: list[InviteView]
+    cursor: str | None
+
+
+class InviteBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """Whom to invite, and as what."""
+
+    email: Email
+    role: RoleName = "viewer"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from iotistica.api.http import Request
 from iotistica.api.identity import Identity
 from iotistica.api.models.identity import (
@@ -62,7 +60,7 @@ class Sessions:
         lost, log nobody out.
         """
         shown, generation = self._identity.digests.session(body.refresh_token)
-        outcome = await self._identity.sessions.rotate(shown, generation, _client(request))
+        outcome = await self._identity.sessions.rotate(shown, generation, client(request))
         if not isinstance(outcome, Session):
             raise Denied("the refresh token is not valid")
         user = await self._identity.users.get(outcome.tenant, outcome.user)
@@ -72,7 +70,7 @@ class Sessions:
     async def logout(self, request: Request, body: RefreshBody) -> Done:
         """End the session of a refresh token; it needs no access token, which may have expired."""
         session, _ = self._identity.digests.session(body.refresh_token)
-        await self._identity.sessions.end(session, _client(request))
+        await self._identity.sessions.end(session, client(request))
         return Done("Logged out successfully")
 
     @route("GET", "/api/v1/auth/me", users=True)
@@ -139,7 +137,7 @@ class Sessions:
                 return user, session
         # Whoever tried has not shown to be that user. The answer does not wait for the record,
         # or its time would tell that there is such a user.
-        unproven = replace(_client(request), tenant=known.tenant)
+        unproven = client(request, tenant=known.tenant)
         self._identity.later(self._identity.sessions.fail(unproven, known.id))
         raise Denied(_WRONG)
 
@@ -158,11 +156,11 @@ class Sessions:
         )
 
 
-def _client(request: Request) -> Origin:
-    """Where a request comes from whose sender is not known."""
+def client(request: Request, *, tenant: str = "", name: str = "unknown") -> Origin:
+    """Where a request comes from whose sender is not known by credentials."""
     return Origin(
-        tenant="",
-        name="unknown",
+        tenant=tenant,
+        name=name,
         address=request.address,
         user_agent=request.headers.get("user-agent", ""),
         request_id=request.identifier,

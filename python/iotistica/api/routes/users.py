@@ -39,7 +39,7 @@ class Users:
             caller.tenant, above=int(query.cursor), limit=query.limit
         )
         more = str(found[-1].id) if len(found) == query.limit else None
-        return UserList(len(found), [_view(user) for user in found], more)
+        return UserList(len(found), [view(user) for user in found], more)
 
     @route("GET", "/api/v1/users/me/permissions", users=True)
     async def permissions(self, caller: Principal) -> Permissions:
@@ -49,12 +49,12 @@ class Users:
     @route("GET", "/api/v1/users/:id", needs="user:read", errors=(404,))
     async def get(self, caller: Principal, id: Id) -> UserView:  # noqa: A002
         """Show a user."""
-        return _view(await self._identity.users.get(caller.tenant, id))
+        return view(await self._identity.users.get(caller.tenant, id))
 
     @route("POST", "/api/v1/users", needs="user:write", limit="admin", status=201, errors=(409,))
     async def create(self, request: Request, caller: Principal, body: CreateUser) -> UserView:
         """Make a user, with a role that permits no more than the caller may."""
-        await self._check_role(caller, body.role)
+        await check_role(self._roles, caller, body.role)
         password_hash = await self._identity.passwords.hash(body.password)
         new = NewUser(
             username=body.username,
@@ -65,7 +65,7 @@ class Users:
             must_change_password=body.must_change_password,
         )
         async with self._identity.users.changing(request.origin) as change:
-            return _view(await change.create(new))
+            return view(await change.create(new))
 
     @route("PATCH", "/api/v1/users/:id", needs="user:write", limit="admin", errors=(404, 409))
     async def update(
@@ -77,7 +77,7 @@ class Users:
     ) -> UserView:
         """Change a user; one who is deactivated is logged out everywhere."""
         if body.role is not UNSET:
-            await self._check_role(caller, body.role)
+            await check_role(self._roles, caller, body.role)
         given = {
             name: value
             for name, value in msgspec.structs.asdict(body).items()
@@ -88,7 +88,7 @@ class Users:
             caller.check_grant(permissions_of(before.role, before.custom_permissions))
             after = await change.update(before, replace(before, **given))
         await self._identity.user_changed(id)
-        return _view(after)
+        return view(after)
 
     @route("PUT", "/api/v1/users/:id", needs="user:write", limit="admin", errors=(404, 409))
     async def put(
@@ -110,18 +110,21 @@ class Users:
             await change.delete(user)
         await self._identity.user_changed(id)
 
-    async def _check_role(self, caller: Principal, role: str) -> None:
-        """Raise unless the role exists and the caller may give it."""
-        custom = None
-        if role not in ROLES:
-            found = await self._roles.find(caller.tenant, role)
-            if found is None:
-                raise BadRequest(f"field role is {role!r}, which does not exist")
-            custom = found.permissions
-        caller.check_grant(permissions_of(role, custom))
+
+async def check_role(roles: RoleStore, caller: Principal, role: str) -> None:
+    """Raise `BadRequest` for a role that does not exist, `Forbidden` for one that the caller must
+    not give."""
+    custom = None
+    if role not in ROLES:
+        found = await roles.find(caller.tenant, role)
+        if found is None:
+            raise BadRequest(f"field role is {role!r}, which does not exist")
+        custom = found.permissions
+    caller.check_grant(permissions_of(role, custom))
 
 
-def _view(user: User) -> UserView:
+def view(user: User) -> UserView:
+    """A user as the API shows one."""
     return UserView(
         id=user.id,
         username=user.username,
