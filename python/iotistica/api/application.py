@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from iotistica import ops, supervisor
+from iotistica import ops, supervisor, tasks
+from iotistica.api.agent_parts import AgentParts, agent_handlers
 from iotistica.api.auth import Tokens
 from iotistica.api.identity import Identity
 from iotistica.api.peers import Peers
@@ -47,6 +49,7 @@ class Parts:
     peers: Peers
     probe: ops.Probe
     identity: Identity
+    agents: AgentParts
 
 
 def handlers(parts: Parts) -> list[Any]:
@@ -61,6 +64,7 @@ def handlers(parts: Parts) -> list[Any]:
         AuditLog(Journal(parts.pool)),
         Readings(SeriesStore(parts.pool)),
         Audit(Auditor(parts.streams.ledger, ledger), ledger, AgentStore(parts.pool)),
+        *agent_handlers(parts.agents),
         DeadLetters(
             settings=parts.settings,
             pool=parts.pool,
@@ -83,6 +87,7 @@ class Application:
         self._parts = parts
         self.probe = parts.probe
         self.table = Table(routes(parts), parts.identity.callers, parts.identity.gate)
+        self._chores = [asyncio.create_task(parts.agents.run())]
 
     @classmethod
     async def open(
@@ -95,21 +100,23 @@ class Application:
             return ["the process is stopping"] if stopping() else []
 
         pool = await open_pool(settings, application_name=assignment.name)
+        streams = Streams(settings.require("redis_url"), outbox_most=settings.outbox_max_messages)
+        agents = AgentParts.of(settings, pool, streams)
         parts = Parts(
             settings=settings,
             pool=pool,
-            streams=Streams(
-                settings.require("redis_url"), outbox_most=settings.outbox_max_messages
-            ),
+            streams=streams,
+            agents=agents,
             peers=Peers(assignment.name, assignment.parameters["peers"]),
             probe=ops.Probe("iotistica-api", ready=reasons),
-            identity=Identity(settings, pool, tokens),
+            identity=Identity(settings, pool, tokens, agents.device_keys),
         )
         parts.identity.start()
         return cls(parts)
 
     async def close(self) -> None:
         """Close the connections."""
+        await tasks.end(self._chores)
         await self._parts.identity.close()
         await self._parts.peers.close()
         await self._parts.streams.close()

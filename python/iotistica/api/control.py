@@ -14,6 +14,9 @@ from functools import partial
 
 from iotistica import log, metrics, mqtt, ops, supervisor
 from iotistica._native import Limits
+from iotistica.api.accounts.choice import accounts
+from iotistica.api.accounts.reconciler import Reconciler
+from iotistica.api.agent_digests import AgentDigests
 from iotistica.api.batch import Routes
 from iotistica.api.families import Family
 from iotistica.api.families.intake import Intake
@@ -28,10 +31,15 @@ from iotistica.backoff import Backoff
 from iotistica.errors import StoreUnavailable
 from iotistica.settings import Settings
 from iotistica.spool import Spool
+from iotistica.store.broker_users import BrokerUserStore
+from iotistica.store.departures import Departures, prune
 from iotistica.store.members import tenants_of
 from iotistica.store.pool import Pool, open_pool
 from iotistica.store.tenants import tenant_ids
 from iotistica.streams import Streams
+
+_DEPARTURES_S = 2.0
+_PRUNE_S = 3600.0
 
 _log = log.get(__name__)
 
@@ -66,6 +74,7 @@ class Means:
     pool: Pool
     streams: Streams
     outlet: Outlet
+    members: Members
 
 
 def families(_means: Means) -> dict[str, Family]:
@@ -73,9 +82,21 @@ def families(_means: Means) -> dict[str, Family]:
     return {}
 
 
-def chores(_means: Means) -> list[Chore]:
+def chores(means: Means) -> list[Chore]:
     """Everything that is done beside messages."""
-    return []
+    settings, pool = means.settings, means.pool
+    broker = Reconciler(BrokerUserStore(pool), accounts(settings), AgentDigests(settings))
+    departures = Departures(pool)
+
+    async def forget_departed() -> None:
+        for agents in (await departures.newest()).values():
+            means.members.forget(agents)
+
+    return [
+        Chore("tell the broker of its users", settings.accounts_period_s, broker.catch_up),
+        Chore("forget agents that left", _DEPARTURES_S, forget_departed),
+        Chore("prune what is old", _PRUNE_S, partial(prune, pool)),
+    ]
 
 
 class Control:
@@ -103,11 +124,14 @@ class Control:
         metrics.observe_spool(spool)
         self._outlet = Outlet(streams, spool, redis, self._pressure)
         self._tenants = Tenants(partial(tenant_ids, pool), refresh_s=settings.tenant_refresh_s)
-        means = Means(settings=settings, pool=pool, streams=streams, outlet=self._outlet)
+        members = Members(partial(tenants_of, pool))
+        means = Means(
+            settings=settings, pool=pool, streams=streams, outlet=self._outlet, members=members
+        )
         self._families = made(means)
         self._chores = chores(means)
         self._desk = Desk(
-            members=Members(partial(tenants_of, pool)),
+            members=members,
             tenants=self._tenants,
             outlet=self._outlet,
             breaker=database,
