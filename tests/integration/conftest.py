@@ -20,6 +20,7 @@ from tests.control import Place, forget
 from tests.rest import KEY, Rest
 
 from iotistica import ops
+from iotistica.api.agent_parts import AgentParts
 from iotistica.api.application import Parts, routes
 from iotistica.api.auth import Tokens
 from iotistica.api.identity import Identity
