@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import base64
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from iotistica.errors import BadRequest
 
 T = TypeVar("T")
+
+Id: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""A position among ids of the database."""
+Name: TypeAlias = Annotated[str, Meta(max_length=255, pattern=r"^[^\x00]*$")]
+"""A position among names."""
 
 
 def write(position: Any) -> str:

@@ -46,7 +46,7 @@ class Agents:
     @route("GET", "/api/v1/agents", needs="device:read")
     async def listed(self, caller: Principal, query: AgentQuery) -> AgentPage:
         """Agents in the order in which they came, by page or by cursor."""
-        chosen, after = _filter(query), cursors.read(query.cursor, int)
+        chosen, after = _filter(query), cursors.read(query.cursor, cursors.Id)
         if after is not None and query.page is not None:
             raise BadRequest("parameters page and cursor exclude each other")
         page = query.page or 1
@@ -84,7 +84,7 @@ class Agents:
     @route("GET", "/api/v1/agents/locations", needs="device:read")
     async def locations(self, caller: Principal, query: PageQuery) -> Locations:
         """Agents that have a place."""
-        after = cursors.read(query.cursor, int) or 0
+        after = cursors.read(query.cursor, cursors.Id) or 0
         rows = await self._roster.locations(caller.tenant, limit=query.limit, after=after)
         last = rows[-1].pop("id") if rows else 0
         agents = [Located(**{k: v for k, v in row.items() if k != "id"}) for row in rows]

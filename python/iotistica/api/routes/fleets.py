@@ -23,7 +23,7 @@ class Fleets:
     @route("GET", "/api/v1/fleets", needs="device:read")
     async def listed(self, caller: Principal, query: PageQuery) -> FleetPage:
         """Fleets by name."""
-        after = cursors.read(query.cursor, str)
+        after = cursors.read(query.cursor, cursors.Name)
         rows = await self._store.listed(caller.tenant, limit=query.limit, after=after)
         fleets = [Fleet(**row) for row in rows]
         last = fleets[-1].fleet_name if fleets else None

@@ -81,7 +81,7 @@ class Groups:
     @route("GET", "/api/v1/groups", needs="device:read")
     async def listed(self, caller: Principal, query: PageQuery) -> GroupPage:
         """Groups by name."""
-        after = cursors.read(query.cursor, str)
+        after = cursors.read(query.cursor, cursors.Name)
         rows = await self._store.listed(caller.tenant, limit=query.limit, after=after)
         groups = [Group(**row) for row in rows]
         cursor = cursors.follow(groups, query.limit, groups[-1].name if groups else None)
@@ -126,7 +126,7 @@ class Groups:
     async def _found(
         self, caller: Principal, chosen: AgentFilter, limit: int, cursor: str | None, tags: bool
     ) -> Found:
-        after = cursors.read(cursor, int) or 0
+        after = cursors.read(cursor, cursors.Id) or 0
         rows = await self._roster.listed(caller.tenant, chosen, limit=limit, after=after, tags=tags)
         agents = [Agent(**row) for row in rows]
         rest = cursors.follow(agents, limit, agents[-1].id if agents else 0)

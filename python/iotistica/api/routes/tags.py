@@ -71,7 +71,7 @@ class Tags:
     @route("GET", "/api/v1/tags/keys", needs="device:read")
     async def keys(self, caller: Principal, query: PageQuery) -> KeyPage:
         """Keys in use."""
-        after = cursors.read(query.cursor, str)
+        after = cursors.read(query.cursor, cursors.Name)
         rows = await self._store.keys(caller.tenant, limit=query.limit, after=after)
         keys = [KeyUse(**row) for row in rows]
         cursor = cursors.follow(keys, query.limit, keys[-1].key if keys else None)
@@ -80,7 +80,7 @@ class Tags:
     @route("GET", "/api/v1/tags/values/:key", needs="device:read")
     async def values(self, caller: Principal, key: str, query: PageQuery) -> ValuePage:
         """Values of one key that are in use."""
-        after = cursors.read(query.cursor, str)
+        after = cursors.read(query.cursor, cursors.Name)
         rows = await self._store.values(caller.tenant, key, limit=query.limit, after=after)
         values = [ValueUse(**row) for row in rows]
         cursor = cursors.follow(values, query.limit, values[-1].value if values else None)
@@ -89,7 +89,7 @@ class Tags:
     @route("GET", "/api/v1/tags/definitions", needs="device:read")
     async def definitions(self, caller: Principal, query: PageQuery) -> DefinitionPage:
         """Tags that are meant to be used."""
-        after = cursors.read(query.cursor, str)
+        after = cursors.read(query.cursor, cursors.Name)
         rows = await self._store.definitions(caller.tenant, limit=query.limit, after=after)
         found = [Definition(**row) for row in rows]
         cursor = cursors.follow(found, query.limit, found[-1].key if found else None)
