@@ -14,9 +14,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from iotistica.embedded.credentials import User
+
 import harness
 from iotistica.embedded.broker import Broker, find_broker
-from iotistica.embedded.credentials import User
 from iotistica.embedded.ports import free_port
 
 ROOT = Path(__file__).parents[1]

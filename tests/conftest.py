@@ -25,9 +25,9 @@ import hypothesis
 import pytest
 import pytest_asyncio
 
+from iotistica.credentials import User
 from iotistica.embedded import broker as brokers
 from iotistica.embedded.carrier import find_postgres
-from iotistica.embedded.credentials import User
 from iotistica.embedded.ports import free_port
 from iotistica.embedded.postgres import Postgres
 from iotistica.embedded.redis import Redis, find_redis

@@ -89,6 +89,10 @@ class Encoder:
                 versions[agent] = found[0]
         return Learned(frozenset(asked - members), frozenset(members), versions)
 
+    def forget(self, agents: Sequence[str]) -> None:
+        """Ask for these again: they left the tenant."""
+        self._context.remove_agents(agents)
+
     def _put_dictionary(self, agent: str, version: int, dictionary: bytes) -> None:
         try:
             self._context.put_dictionary(agent, version, dictionary)

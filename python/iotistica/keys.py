@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import enum
 
+from iotistica._native import encode_agent, encode_tenant
+
 
 class Feed(enum.StrEnum):
     """The two streams of a tenant's telemetry."""
@@ -143,3 +145,11 @@ DICTIONARY_FILTER = "i/+/a/+/meta/dictionary"
 
 BROKER_DROPPED_TOPIC = "$SYS/broker/publish/messages/dropped"
 """Mosquitto's count of messages that it dropped since its start."""
+
+AGENTS_CHANNEL = "iotistica:agents"
+"""Told the UUID of an agent whose keys or rights have changed."""
+
+
+def agent_filter(tenant: str, agent: str) -> str:
+    """Topic filter of everything that is an agent's own."""
+    return f"i/{encode_tenant(tenant)}/a/{encode_agent(agent)}/#"

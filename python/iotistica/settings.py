@@ -16,6 +16,7 @@ from urllib.parse import quote
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
+from iotistica.agent_settings import AgentSettings
 from iotistica.breaker import Breaker
 from iotistica.errors import ConfigError
 from iotistica.identity_settings import IdentitySettings
@@ -32,7 +33,7 @@ def _autoscale(rule: str) -> AliasChoices:
     return _names(f"autoscale_{rule}", f"AUTOSCALE_{rule.upper()}")
 
 
-class Settings(IdentitySettings):
+class Settings(IdentitySettings, AgentSettings):
     """Settings of every iotistica process.
 
     `Settings.load()` is the door: it turns a wrong value into a `ConfigError` of one sentence.

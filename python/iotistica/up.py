@@ -150,6 +150,7 @@ class Platform:
             "IOTISTICA_INGESTION_PORT": str(ports["ingestion"]),
             "IOTISTICA_SPOOL_DIR": str(settings.spool_dir or directory.path / "spool"),
             "IOTISTICA_JWT_SECRET_FILE": str(settings.jwt_secret_file or secret_file),
+            **self._stack.accounts(),
             # Their working directory is the data directory, which must not shadow modules.
             "PYTHONSAFEPATH": "1",
         }

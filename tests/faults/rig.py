@@ -21,9 +21,9 @@ from tests.faults import processes
 from tests.faults.program import Program
 from tests.faults.proxy import Proxy
 
+from iotistica.credentials import User
 from iotistica.embedded.broker import Broker, find_broker
 from iotistica.embedded.carrier import find_postgres
-from iotistica.embedded.credentials import User
 from iotistica.embedded.ports import free_port, free_ports
 from iotistica.embedded.postgres import Postgres
 from iotistica.embedded.redis import Redis, find_redis

@@ -20,14 +20,15 @@ from tests.control import Place, forget
 from tests.rest import KEY, Rest
 
 from iotistica import ops
+from iotistica.api.agent_parts import AgentParts
 from iotistica.api.application import Parts, routes
 from iotistica.api.auth import Tokens
 from iotistica.api.identity import Identity
 from iotistica.api.peers import Peers
 from iotistica.api.presence import presence_of
 from iotistica.api.table import Table
+from iotistica.credentials import User
 from iotistica.embedded import broker as brokers
-from iotistica.embedded.credentials import User
 from iotistica.embedded.ports import free_port
 from iotistica.embedded.postgres import Postgres
 from iotistica.embedded.redis import Redis
@@ -81,13 +82,15 @@ async def rest(pool: Pool, streams: Streams, redis_url: str, tenant: str) -> Asy
     """The whole REST API, for a tenant that exists."""
     await AgentStore(pool).ensure_tenant(tenant)
     settings = Settings.load(jwt_secret=KEY, redis_url=redis_url, password_memory_kib=64)
-    identity = Identity(settings, pool, Tokens(KEY.encode()))
+    agents = AgentParts.of(settings, pool, streams)
+    identity = Identity(settings, pool, Tokens(KEY.encode()), agents.device_keys)
     parts = Parts(
         settings=settings,
         pool=pool,
         streams=streams,
         peers=Peers("test", {}),
         probe=ops.Probe("test"),
+        agents=agents,
         identity=identity,
         presence=presence_of(settings, pool, streams),
     )

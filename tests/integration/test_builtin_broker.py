@@ -19,7 +19,7 @@ import orjson
 import pytest
 from tests.wire import Closed, Wire
 
-from iotistica.embedded.credentials import Credentials, User
+from iotistica.credentials import Credentials, User
 
 Reason = mqtt5.DisconnectReasonCode
 KEPT = {"client_id": "kept", "clean_start": False, "session_expiry_interval": 3600}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from iotistica.embedded.credentials import Credentials, User
+from iotistica.credentials import Credentials, User
 from iotistica.errors import ConfigError
 
 

@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 
 from iotistica import ops
+from iotistica.api.agent_parts import AgentParts
 from iotistica.api.application import Parts, routes
 from iotistica.api.openapi import document
 from iotistica.api.page import page
@@ -26,6 +27,7 @@ ROUTES = routes(
         probe=ops.Probe("test"),
         identity=Mock(),
         presence=Mock(),
+        agents=AgentParts.of(Settings(), Mock(), Mock()),
     )
 )
 DOCUMENT = document(ROUTES)
@@ -47,6 +49,10 @@ PUBLIC = {
     "POST /api/v1/auth/register",
     "POST /api/v1/auth/bootstrap-admin",
     "POST /api/v1/invites/accept",
+    # By a provisioning key, and by a signature.
+    "POST /api/v1/agent/register",
+    "POST /api/v1/device/:uuid/challenge",
+    "POST /api/v1/device/:uuid/key-exchange",
 }
 """A route that anybody may use stands here, so that none becomes public by mistake."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from iotistica import ops, supervisor, tasks
+from iotistica.api.agent_parts import AgentParts, agent_handlers
 from iotistica.api.auth import Tokens
 from iotistica.api.identity import Identity
 from iotistica.api.peers import Peers
@@ -51,6 +52,7 @@ class Parts:
     probe: ops.Probe
     identity: Identity
     presence: Presence
+    agents: AgentParts
 
 
 def handlers(parts: Parts) -> list[Any]:
@@ -66,6 +68,7 @@ def handlers(parts: Parts) -> list[Any]:
         AuditLog(Journal(parts.pool)),
         Readings(SeriesStore(parts.pool)),
         Audit(Auditor(parts.streams.ledger, ledger), ledger, AgentStore(parts.pool)),
+        *agent_handlers(parts.agents),
         DeadLetters(
             settings=parts.settings,
             pool=parts.pool,
@@ -93,7 +96,10 @@ class Application:
             parts.identity.gate,
             heard=parts.presence.seen,
         )
-        self._presence = asyncio.create_task(parts.presence.repeat())
+        self._chores = [
+            asyncio.create_task(parts.presence.repeat()),
+            asyncio.create_task(parts.agents.run()),
+        ]
 
     @classmethod
     async def open(
@@ -107,22 +113,24 @@ class Application:
 
         pool = await open_pool(settings, application_name=assignment.name)
         streams = Streams(settings.require("redis_url"), outbox_most=settings.outbox_max_messages)
+        agents = AgentParts.of(settings, pool, streams)
         parts = Parts(
             settings=settings,
             pool=pool,
             streams=streams,
             presence=presence_of(settings, pool, streams),
+            agents=agents,
             peers=Peers(assignment.name, assignment.parameters["peers"]),
             probe=ops.Probe("iotistica-api", ready=reasons),
-            identity=Identity(settings, pool, tokens),
+            identity=Identity(settings, pool, tokens, agents.device_keys),
         )
         parts.identity.start()
         return cls(parts)
 
     async def close(self) -> None:
         """Close the connections."""
+        await tasks.end(self._chores)
         await self._parts.identity.close()
-        await tasks.end([self._presence])
         await self._parts.peers.close()
         await self._parts.streams.close()
         await self._parts.pool.close()

@@ -14,6 +14,8 @@ from iotistica.api.standings import Standings
 from iotistica.errors import Denied
 
 AGENT_HEADER, SERVICE_HEADER = "x-device-api-key", "x-api-key"
+FORMER_HEADER = "x-device-api-key-previous"
+"""Agents send it for a while after a rotation; it counts where the other key is not known."""
 
 
 class AgentKeys(Protocol):
@@ -47,8 +49,8 @@ class Callers:
 
     async def identify(self, request: Request, _route: Route) -> Principal:
         """The caller. Raises `Denied`, `StoreUnavailable`."""
-        if key := request.headers.get(AGENT_HEADER):
-            return await self._agent(key)
+        if request.headers.get(AGENT_HEADER):
+            return await self._agent(request)
         if key := request.headers.get(SERVICE_HEADER):
             return await self._services.identify(key)
         credential = bearer(request)
@@ -56,7 +58,7 @@ class Callers:
             return await self._services.identify(credential)
         if _is_token(credential):
             return await self.user(credential)
-        return await self._agent(credential)
+        return await self._agent(request)
 
     async def user(self, token: str) -> Principal:
         """The user of a token, ours or the provider's. Raises `Denied`, `StoreUnavailable`."""
@@ -65,11 +67,19 @@ class Callers:
             return await self._provider.verify(token, kid)
         return await self._standings.principal(self._tokens.read(token))
 
-    async def _agent(self, key: str) -> Principal:
-        found = None if self._agents is None else await self._agents.identify(key)
-        if found is None:
-            raise Denied("the credentials are not valid")
-        return found
+    async def _agent(self, request: Request) -> Principal:
+        if self._agents is not None:
+            for key in device_keys(request):
+                if (found := await self._agents.identify(key)) is not None:
+                    return found
+        raise Denied("the credentials are not valid")
+
+
+def device_keys(request: Request) -> list[str]:
+    """Keys of an agent that a request carries: the one that it holds to be good, the former one."""
+    own = request.headers.get(AGENT_HEADER) or bearer(request)
+    former = request.headers.get(FORMER_HEADER)
+    return [own, former] if former else [own]
 
 
 def _is_token(credential: str) -> bool:

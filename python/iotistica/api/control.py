@@ -14,6 +14,9 @@ from functools import partial
 
 from iotistica import log, metrics, mqtt, ops, supervisor
 from iotistica._native import Limits
+from iotistica.api.accounts.choice import accounts
+from iotistica.api.accounts.reconciler import Reconciler
+from iotistica.api.agent_digests import AgentDigests
 from iotistica.api.batch import Routes
 from iotistica.api.families import Family
 from iotistica.api.families.events import Events
@@ -32,6 +35,8 @@ from iotistica.backoff import Backoff
 from iotistica.errors import StoreUnavailable
 from iotistica.settings import Settings
 from iotistica.spool import Spool
+from iotistica.store.broker_users import BrokerUserStore
+from iotistica.store.departures import Departures, prune
 from iotistica.store.events import EventStore
 from iotistica.store.members import tenants_of
 from iotistica.store.pool import Pool, open_pool
@@ -39,6 +44,9 @@ from iotistica.store.presence import PresenceStore
 from iotistica.store.reports import ReportStore
 from iotistica.store.tenants import tenant_ids
 from iotistica.streams import Streams
+
+_DEPARTURES_S = 2.0
+_PRUNE_S = 3600.0
 
 _log = log.get(__name__)
 
@@ -76,6 +84,7 @@ class Means:
     presence: Presence
     hears: Callable[[], bool]
     """Whether agents can be heard now: there is a session."""
+    members: Members
 
 
 def families(means: Means) -> dict[str, Family]:
@@ -92,15 +101,25 @@ def families(means: Means) -> dict[str, Family]:
 
 def chores(means: Means) -> list[Chore]:
     """Everything that is done beside messages."""
-    settings = means.settings
-    presence = PresenceStore(means.pool, offline_after_s=settings.agent_offline_after_s)
+    settings, pool = means.settings, means.pool
+    presence = PresenceStore(pool, offline_after_s=settings.agent_offline_after_s)
     every_s = settings.presence_check_s
     watch = Watch(presence, means.streams.channels, every_s=every_s, hears=means.hears)
-    events = EventStore(means.pool)
+    events = EventStore(pool)
+    broker = Reconciler(BrokerUserStore(pool), accounts(settings), AgentDigests(settings))
+    departures = Departures(pool)
+
+    async def forget_departed() -> None:
+        for agents in (await departures.newest()).values():
+            means.members.forget(agents)
+
     return [
         Chore("presence", every_s, watch.check),
         Chore("updates", 30.0, events.expire_updates),
         Chore("events", 600.0, partial(events.forget, days=settings.event_retention_days)),
+        Chore("tell the broker of its users", settings.accounts_period_s, broker.catch_up),
+        Chore("forget agents that left", _DEPARTURES_S, forget_departed),
+        Chore("prune what is old", _PRUNE_S, partial(prune, pool)),
     ]
 
 
@@ -130,18 +149,20 @@ class Control:
         self._outlet = Outlet(streams, spool, redis, self._pressure)
         self._tenants = Tenants(partial(tenant_ids, pool), refresh_s=settings.tenant_refresh_s)
         self._presence = presence_of(settings, pool, streams)
+        members = Members(partial(tenants_of, pool))
         means = Means(
             settings=settings,
             pool=pool,
             streams=streams,
             outlet=self._outlet,
+            members=members,
             presence=self._presence,
             hears=lambda: self._link.error is None,
         )
         self._families = made(means)
         self._chores = chores(means)
         self._desk = Desk(
-            members=Members(partial(tenants_of, pool)),
+            members=members,
             tenants=self._tenants,
             outlet=self._outlet,
             breaker=database,

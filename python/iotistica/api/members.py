@@ -14,8 +14,8 @@ _NEVER_ASKED: tuple[str | None, float] = (None, float("-inf"))
 
 
 class Members:
-    """Cache of the tenants of agents. One that was deleted or moved is noticed within a minute, a
-    new one within two seconds."""
+    """Cache of the tenants of agents. One that is gone is forgotten when somebody says so, at the
+    latest within a minute; a new one is noticed within two seconds."""
 
     def __init__(
         self,
@@ -48,3 +48,8 @@ class Members:
                 self._answers[agent] = (tenant, now + (_KNOWN_S if tenant else _UNKNOWN_S))
             known |= found
         return known
+
+    def forget(self, agents: Iterable[str]) -> None:
+        """Ask again for these."""
+        for agent in agents:
+            self._answers.pop(agent, None)

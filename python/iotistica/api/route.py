@@ -12,7 +12,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import NoneType
-from typing import Any, Literal, TypeAlias, TypeVar, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 import orjson
@@ -210,8 +210,11 @@ def _bare(kind: Any) -> Any:
 
 def _body(kind: Any) -> Take:
     decoder = msgspec.json.Decoder(kind)
+    may_lack = NoneType in get_args(kind)
 
     def take(request: Request) -> Any:
+        if may_lack and not request.body:
+            return None
         try:
             return decoder.decode(request.body)
         except msgspec.ValidationError as error:

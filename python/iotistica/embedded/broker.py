@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from iotistica.embedded.credentials import Credentials, User
-from iotistica.embedded.directory import make_directory
+from iotistica.credentials import Credentials, User
+from iotistica.directories import make_directory
 from iotistica.embedded.ports import LOOPBACK, answers
 from iotistica.embedded.process import Child, Command
 from iotistica.errors import ConfigError

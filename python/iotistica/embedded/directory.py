@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from iotistica.directories import make_directory
 from iotistica.errors import ConfigError
 
 STATE = "state.json"
@@ -19,16 +20,6 @@ def default_directory() -> Path:
     """`$XDG_DATA_HOME/iotistica` or `~/.local/share/iotistica`."""
     base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(base).expanduser() / "iotistica"
-
-
-def make_directory(path: Path) -> None:
-    """Create a directory of ours where it is missing. Raises `ConfigError`."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ConfigError(f"{path} cannot be a directory: a file is in its place") from None
-    except OSError as error:
-        raise ConfigError(f"directory {path} cannot be made: {error.strerror}") from None
 
 
 class DataDirectory:

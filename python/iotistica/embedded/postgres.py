@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
+from iotistica.directories import make_directory
 from iotistica.embedded.carrier import Postgres as Installation
-from iotistica.embedded.directory import make_directory
 from iotistica.embedded.memory import MIB, share_of_memory
 from iotistica.embedded.ports import LOOPBACK
 from iotistica.embedded.process import LINUX, Child, Command

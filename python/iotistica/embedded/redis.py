@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from urllib.parse import quote
 
-from iotistica.embedded.directory import make_directory
+from iotistica.directories import make_directory
 from iotistica.embedded.memory import share_of_memory
 from iotistica.embedded.ports import LOOPBACK, answers
 from iotistica.embedded.process import Child, Command

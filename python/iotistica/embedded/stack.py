@@ -7,9 +7,9 @@ import signal
 from dataclasses import dataclass
 from typing import Any
 
+from iotistica.credentials import User
 from iotistica.embedded.broker import Broker, find_broker
 from iotistica.embedded.carrier import find_postgres
-from iotistica.embedded.credentials import User
 from iotistica.embedded.directory import DataDirectory
 from iotistica.embedded.keeper import Service
 from iotistica.embedded.ports import free_ports
@@ -52,6 +52,17 @@ class Stack:
     def services(self) -> list[Service]:
         """The private servers."""
         return [server for server in (self.postgres, self.redis, self.broker) if server]
+
+    def accounts(self) -> dict[str, str]:
+        """Settings by which the API keeps the users of a private broker."""
+        if self.broker is None:
+            return {}
+        return {
+            "IOTISTICA_MQTT_ACCOUNTS": "files",
+            "IOTISTICA_MQTT_PASSWORD_FILE": str(self.broker.credentials.password_file),
+            "IOTISTICA_MQTT_ACL_FILE": str(self.broker.credentials.acl_file),
+            "IOTISTICA_MQTT_PID_FILE": str(self.broker.child.command.pid_file),
+        }
 
     def state(self) -> dict[str, Any]:
         """What others need to attach to the stack, and the next start to be the same."""

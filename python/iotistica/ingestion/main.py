@@ -35,6 +35,7 @@ from iotistica.quotas import Quotas
 from iotistica.settings import EXPRESS_WORKERS, Settings
 from iotistica.spool import Spool
 from iotistica.store.agents import AgentStore
+from iotistica.store.departures import Departures
 from iotistica.store.ledger import LedgerStore
 from iotistica.store.pool import Pool, is_transient, open_pool, use_of
 from iotistica.store.readings import ReadingStore
@@ -46,6 +47,7 @@ _LOG = log.get(__name__)
 _DEPTH_PERIOD_S = 5.0
 _LOOP_PERIOD_S = 0.5
 _DAYS_PERIOD_S = 3600.0
+_DEPARTURES_PERIOD_S = 2.0
 _QUOTAS_PERIOD_S = 10.0
 _DAYS_AHEAD = 3
 _CLOSE_S = 0.5
@@ -126,6 +128,7 @@ class Ingestion:
             LedgerStore(pool),
             period_s=station.settings.ledger_snapshot_s,
         )
+        self._departures = Departures(pool)
         self._encoders: dict[str, Encoder] = {}
         self._process = process_name()
         self._quotas = Quotas(default=station.settings.quota())
@@ -175,6 +178,7 @@ class Ingestion:
                 (_SCALING_PERIOD_S, self._scaling.check),
                 (_QUOTAS_PERIOD_S, self._read_quotas),
                 (claim_idle_s, self._remove_consumers),
+                (_DEPARTURES_PERIOD_S, self._forget_departed),
             )
         ]
         chores.append(asyncio.create_task(self.replayer.run()))
@@ -280,6 +284,11 @@ class Ingestion:
             # Every process that reads a tenant's stream has one consumer there.
             if state.depth is not None and state.lane.feed is Feed.LIVE:
                 self._quotas.divide(state.lane.tenant, state.depth.consumers)
+
+    async def _forget_departed(self) -> None:
+        for tenant, agents in (await self._departures.newest()).items():
+            if (encoder := self._encoders.get(tenant)) is not None:
+                encoder.forget(agents)
 
     async def _remove_consumers(self) -> None:
         await upkeep.remove_consumers(

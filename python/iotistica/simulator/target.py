@@ -19,7 +19,7 @@ import orjson
 
 from iotistica import mqtt
 from iotistica._native import encode_agent, encode_tenant
-from iotistica.embedded.credentials import Credentials, User
+from iotistica.credentials import Credentials, User
 from iotistica.embedded.directory import STATE, default_directory
 from iotistica.errors import ConfigError, StoreUnavailable
 from iotistica.settings import Settings

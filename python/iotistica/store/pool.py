@@ -21,6 +21,9 @@ Connection: TypeAlias = (
     "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 )
 
+Row: TypeAlias = asyncpg.Record
+"""One row of an answer, by the names of its columns."""
+
 DuplicateKey = asyncpg.UniqueViolationError
 MissingReference = asyncpg.ForeignKeyViolationError
 BrokenRule = asyncpg.CheckViolationError

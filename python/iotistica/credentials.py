@@ -8,12 +8,12 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from iotistica.embedded.directory import make_directory
+from iotistica.directories import make_directory
 from iotistica.errors import ConfigError
 
 _ITERATIONS = 101
@@ -47,9 +47,21 @@ class Credentials:
                 if not matches(user.password, hashes.get(name, "")):
                     hashes[name] = hash_password(user.password)
                 rules[name] = user.rules
-            # Rules first: a user without rules may do nothing, rules without a user do nothing.
-            _replace(self.acl_file, _format_rules(rules))
-            _replace(self.password_file, "".join(f"{u}:{h}\n" for u, h in hashes.items()))
+            self._write(hashes, rules)
+
+    def remove(self, names: Collection[str]) -> None:
+        """Remove users from both files, where they are there."""
+        with self._locked():
+            hashes, rules = self._read_passwords(), self._read_rules()
+            for name in names:
+                hashes.pop(name, None)
+                rules.pop(name, None)
+            self._write(hashes, rules)
+
+    def _write(self, hashes: Mapping[str, str], rules: Mapping[str, tuple[str, ...]]) -> None:
+        # Rules first: a user without rules may do nothing, rules without a user do nothing.
+        _replace(self.acl_file, _format_rules(rules))
+        _replace(self.password_file, "".join(f"{u}:{h}\n" for u, h in hashes.items()))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -1,0 +1,67 @@
+"""Tells the broker what the tables say of its users, now or as soon as it can be told."""
+
+from __future__ import annotations
+
+from iotistica import log
+from iotistica.api.accounts import Account, Accounts, Rule
+from iotistica.api.agent_digests import AgentDigests
+from iotistica.errors import StoreUnavailable
+from iotistica.store.broker_users import BrokerUser, BrokerUserStore
+
+_log = log.get(__name__)
+
+
+class Reconciler:
+    """PostgreSQL is the truth: whoever changes a user there need not reach the broker."""
+
+    def __init__(self, store: BrokerUserStore, accounts: Accounts, digests: AgentDigests) -> None:
+        self._store = store
+        self._accounts = accounts
+        self._digests = digests
+        self._is_caught_up = False
+
+    async def tell(self, username: str) -> bool:
+        """Tell of one user now; False where that has to wait for the chore."""
+        try:
+            await self._tell(await self._store.untold(username=username))
+        except StoreUnavailable as error:
+            _log.warning("the broker will be told later", username=username, error=str(error))
+            return False
+        return True
+
+    async def tell_soon(self) -> None:
+        """Tell of all that changed, as far as it goes now."""
+        try:
+            await self.step()
+        except StoreUnavailable as error:
+            _log.warning("the broker will be told later", error=str(error))
+
+    async def step(self, *, everyone: bool = False) -> None:
+        """Tell of all that changed, or of all that there is. Raises `StoreUnavailable`."""
+        after = 0
+        while users := await self._store.untold(after=after, everyone=everyone):
+            await self._tell(users)
+            after = users[-1].id
+
+    async def catch_up(self) -> None:
+        """The chore: first of all everyone, as the broker may have lost what it knew.
+
+        Raises `StoreUnavailable`.
+        """
+        await self.step(everyone=not self._is_caught_up)
+        self._is_caught_up = True
+
+    async def _tell(self, users: list[BrokerUser]) -> None:
+        # A password that was not made by us is kept by whoever set it.
+        known = [user for user in users if user.is_active and user.password_salt is not None]
+        gone = [user.username for user in users if not user.is_active]
+        if known:
+            await self._accounts.put([self._account(user) for user in known])
+        if gone:
+            await self._accounts.remove(gone)
+        if users:
+            await self._store.told(users)
+
+    def _account(self, user: BrokerUser) -> Account:
+        password = self._digests.mqtt_password(user.username, user.password_salt or b"")
+        return Account(user.username, password, tuple(Rule(*rule) for rule in user.rules))
