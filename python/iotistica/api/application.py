@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from iotistica import ops, supervisor
+from iotistica import ops, supervisor, tasks
+from iotistica.api import control_path
 from iotistica.api.auth import Tokens
+from iotistica.api.express import Express, Running
 from iotistica.api.identity import Identity
 from iotistica.api.peers import Peers
 from iotistica.api.route import Route, routes_of
+from iotistica.api.routes import state_poll
 from iotistica.api.routes.api_keys import ApiKeys
 from iotistica.api.routes.audit import Audit
 from iotistica.api.routes.audit_log import AuditLog
@@ -20,6 +24,7 @@ from iotistica.api.routes.documents import Documents
 from iotistica.api.routes.readings import Readings
 from iotistica.api.routes.roles import Roles
 from iotistica.api.routes.sessions import Sessions
+from iotistica.api.routes.state_poll import Keys, NoKeys
 from iotistica.api.routes.system import System
 from iotistica.api.routes.users import Users
 from iotistica.api.table import Table
@@ -33,6 +38,8 @@ from iotistica.store.roles import RoleStore
 from iotistica.store.series import SeriesStore
 from iotistica.streams import Streams
 
+EXPRESS_PATHS = (state_poll.PATH,)
+"""Routes that have a short cut; known before anything is open."""
 _ENCODERS = 1
 """Threads that decode replayed letters: queries come first."""
 
@@ -47,6 +54,7 @@ class Parts:
     peers: Peers
     probe: ops.Probe
     identity: Identity
+    device_keys: Keys = field(default_factory=NoKeys)
 
 
 def handlers(parts: Parts) -> list[Any]:
@@ -67,13 +75,20 @@ def handlers(parts: Parts) -> list[Any]:
             streams=parts.streams,
             executor=ThreadPoolExecutor(_ENCODERS, "encode"),
         ),
+        *control_path.handlers(
+            parts.settings, parts.pool, parts.streams, device_keys=parts.device_keys
+        ),
     ]
 
 
 def routes(parts: Parts) -> list[Route]:
     """Every route of the API."""
-    found = [route for part in handlers(parts) for route in routes_of(part)]
-    return [*found, *routes_of(Documents(found))]
+    return _routes(handlers(parts))
+
+
+def _routes(found: Sequence[Any]) -> list[Route]:
+    declared = [route for part in found for route in routes_of(part)]
+    return [*declared, *routes_of(Documents(declared))]
 
 
 class Application:
@@ -82,7 +97,11 @@ class Application:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.probe = parts.probe
-        self.table = Table(routes(parts), parts.identity.callers, parts.identity.gate)
+        self._handlers = handlers(parts)
+        self._running: list[asyncio.Task[None]] = []
+        self.express = {one.path: one for one in self._handlers if isinstance(one, Express)}
+        """Short cuts by their routes, which are among `EXPRESS_PATHS`."""
+        self.table = Table(_routes(self._handlers), parts.identity.callers, parts.identity.gate)
 
     @classmethod
     async def open(
@@ -106,10 +125,19 @@ class Application:
             identity=Identity(settings, pool, tokens),
         )
         parts.identity.start()
-        return cls(parts)
+        opened = cls(parts)
+        opened.start()
+        return opened
+
+    def start(self) -> None:
+        """Start what runs beside the handlers."""
+        self._running = [
+            asyncio.create_task(one.run()) for one in self._handlers if isinstance(one, Running)
+        ]
 
     async def close(self) -> None:
-        """Close the connections."""
+        """End what runs beside the handlers, and close the connections."""
+        await tasks.end(self._running)
         await self._parts.identity.close()
         await self._parts.peers.close()
         await self._parts.streams.close()
