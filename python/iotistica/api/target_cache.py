@@ -169,6 +169,7 @@ class TargetCache:
 
     async def run(self) -> None:
         """Keep right what is remembered, until cancelled."""
+        metrics.TARGETS_KNOWN.set_function(lambda: self.size)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow())
             if self._redis_url is not None:
@@ -191,7 +192,6 @@ class TargetCache:
                 _log.info("changes of target states are seen again")
             away = False
             backoff.reset()
-            metrics.TARGETS_KNOWN.set(len(self._known))
             await asyncio.sleep(_LOOK_S)
 
 
