@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ PATH = "/api/v1/device/:uuid/state"
 INTERVAL_HEADER = "x-min-poll-interval"
 """Seconds that an agent should leave between two polls."""
 _SHOW_S = 1.0
+_MINUTE_S = 60.0
 _BEFORE, _AFTER = len("/api/v1/device/"), -len("/state")
 _MEMORY = metrics.TARGET_POLLS.labels("memory")
 _QUERY = metrics.TARGET_POLLS.labels("query")
@@ -58,9 +60,10 @@ class StatePoll:
         self._cache = cache
         self._keys = keys or NoKeys()
         self._seen = seen
-        self._interval_s = settings.poll_min_interval_s
         self._interval = f"{settings.poll_min_interval_s:g}"
         self._most = settings.poll_max_per_minute
+        self._step_s = _MINUTE_S / self._most
+        self._early_s = settings.poll_min_interval_s - self._step_s
         self._meter = Meter(PATH)
         self._answered = 0
         self._early = 0
@@ -134,25 +137,25 @@ class StatePoll:
 
     def _admits(self, known: Known) -> bool:
         """Count a poll; whether it is within what an agent may."""
-        now = time.monotonic()
-        minute = int(now / 60)
-        if known.minute != minute:
-            known.minute, known.polls = minute, 0
-        elif known.polls >= self._most:
+        now, due = time.monotonic(), known.due
+        if due < now:
+            if now < due + self._early_s:
+                self._early += 1
+            known.due = now + self._step_s
+            return True
+        if due > now + _MINUTE_S:
             return False
-        known.polls += 1
-        if now - known.polled_at < self._interval_s:
-            self._early += 1
-        known.polled_at = now
+        self._early += 1
+        known.due = due + self._step_s
         return True
 
     def _admit(self, known: Known) -> None:
         """Raise `TooMany` beyond what an agent may."""
         if not self._admits(known):
             raise TooMany(
-                f"the agent polled {self._most} times within a minute; "
+                f"the agent polled more than {self._most} times within a minute; "
                 f"once in {self._interval} s is enough",
-                after_s=60 - int(time.monotonic() % 60),
+                after_s=max(1, math.ceil(known.due - _MINUTE_S - time.monotonic())),
             )
 
 
