@@ -120,6 +120,9 @@ SHARED_GROUP = "iotistica-api"
 """Name of the MQTT shared subscription: replicas of the bridge divide the messages."""
 
 
+TARGETS_CHANNEL = "iotistica:targets"
+"""Told the UUID of an agent whose target state has changed, or `tenant/{id}` for a default."""
+
 CONTROL_GROUP = "iotistica-control"
 """The same for the control processes."""
 

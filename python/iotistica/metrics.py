@@ -227,6 +227,16 @@ REDIS_RECONNECTS = _counter("ingestion_redis_reconnects_total", "Connections to 
 REDIS_FULL = _counter("redis_out_of_memory_total", "Commands that a full Redis refused")
 REDIS_MEMORY = _gauge("redis_memory_bytes", "Memory of Redis: used, and the most it may", "kind")
 
+# Control path
+TARGETS_KNOWN = _gauge("target_etags", "Agents whose ETag this process remembers")
+TARGET_POLLS = _counter(
+    "target_polls_total", "Polls of target states: answered from memory, or by a query", "from"
+)
+TARGET_POLLS_EARLY = _counter(
+    "target_polls_early_total", "Polls that came sooner than the minimum interval"
+)
+NUDGES = _counter("target_nudges_total", "Agents told over MQTT to poll", "result")
+
 # Web
 HTTP_REQUESTS = _counter("http_requests_total", "HTTP requests answered", "route", "status")
 HTTP_SECONDS = _histogram("http_request_seconds", "Time to answer an HTTP request", "route")

@@ -284,6 +284,20 @@ class Settings(IdentitySettings, AgentSettings):
     quota_readings_per_s: Annotated[float | None, Field(gt=0)] = None
     quota_bytes_per_s: Annotated[float | None, Field(gt=0)] = None
 
+    # Control path: one target state, and how agents ask for it
+    target_max_bytes: Annotated[int, Field(ge=1024)] = 1 * MIB
+    target_max_depth: Annotated[int, Field(ge=4, le=200)] = 32
+    target_max_apps: Annotated[int, Field(ge=1)] = 200
+    target_history_versions: Annotated[int, Field(ge=2)] = 500
+    target_cache_agents: Annotated[int, Field(ge=1)] = 200_000
+    # Told to agents and counted; from so many polls a minute on, an agent is refused.
+    poll_min_interval_s: Annotated[float, Field(ge=0, le=86_400)] = 10.0
+    poll_max_per_minute: Annotated[int, Field(ge=1)] = 1000
+    update_command_secret: Annotated[
+        SecretStr | None,
+        Field(validation_alias=_names("update_command_secret", "UPDATE_COMMAND_SECRET")),
+    ] = None
+
     # Limits of one message (defended in Rust)
     max_message_bytes: Annotated[int, Field(ge=64)] = 1 * MIB
     max_inflated_bytes: Annotated[int, Field(ge=64)] = 8 * MIB

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from iotistica import ops, supervisor, tasks
+from iotistica.api import control_path
 from iotistica.api.agent_parts import AgentParts, agent_handlers
 from iotistica.api.auth import Tokens
+from iotistica.api.express import Express, Running
 from iotistica.api.identity import Identity
 from iotistica.api.peers import Peers
 from iotistica.api.presence import Presence, presence_of
 from iotistica.api.route import Route, routes_of
+from iotistica.api.routes import state_poll
 from iotistica.api.routes.admission import Admission
 from iotistica.api.routes.api_keys import ApiKeys
 from iotistica.api.routes.audit import Audit
@@ -37,6 +40,8 @@ from iotistica.store.roles import RoleStore
 from iotistica.store.series import SeriesStore
 from iotistica.streams import Streams
 
+EXPRESS_PATHS = (state_poll.PATH,)
+"""Routes that have a short cut; known before anything is open."""
 _ENCODERS = 1
 """Threads that decode replayed letters: queries come first."""
 
@@ -75,13 +80,24 @@ def handlers(parts: Parts) -> list[Any]:
             streams=parts.streams,
             executor=ThreadPoolExecutor(_ENCODERS, "encode"),
         ),
+        *control_path.handlers(
+            parts.settings,
+            parts.pool,
+            parts.streams,
+            device_keys=parts.agents.device_keys,
+            seen=parts.presence.seen,
+        ),
     ]
 
 
 def routes(parts: Parts) -> list[Route]:
     """Every route of the API."""
-    found = [route for part in handlers(parts) for route in routes_of(part)]
-    return [*found, *routes_of(Documents(found))]
+    return _routes(handlers(parts))
+
+
+def _routes(found: Sequence[Any]) -> list[Route]:
+    declared = [route for part in found for route in routes_of(part)]
+    return [*declared, *routes_of(Documents(declared))]
 
 
 class Application:
@@ -90,16 +106,16 @@ class Application:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.probe = parts.probe
+        self._handlers = handlers(parts)
+        self._running: list[asyncio.Task[None]] = []
+        self.express = {one.path: one for one in self._handlers if isinstance(one, Express)}
+        """Short cuts by their routes, which are among `EXPRESS_PATHS`."""
         self.table = Table(
-            routes(parts),
+            _routes(self._handlers),
             parts.identity.callers,
             parts.identity.gate,
             heard=parts.presence.seen,
         )
-        self._chores = [
-            asyncio.create_task(parts.presence.repeat()),
-            asyncio.create_task(parts.agents.run()),
-        ]
 
     @classmethod
     async def open(
@@ -125,11 +141,19 @@ class Application:
             identity=Identity(settings, pool, tokens, agents.device_keys),
         )
         parts.identity.start()
-        return cls(parts)
+        opened = cls(parts)
+        opened.start()
+        return opened
+
+    def start(self) -> None:
+        """Start what runs beside the handlers."""
+        works = [one.run() for one in self._handlers if isinstance(one, Running)]
+        works += [self._parts.presence.repeat(), self._parts.agents.run()]
+        self._running = [asyncio.create_task(work) for work in works]
 
     async def close(self) -> None:
-        """Close the connections."""
-        await tasks.end(self._chores)
+        """End what runs beside the handlers, and close the connections."""
+        await tasks.end(self._running)
         await self._parts.identity.close()
         await self._parts.peers.close()
         await self._parts.streams.close()

@@ -77,6 +77,18 @@ class DeviceKeys:
             return None
         return await self._find(key_hash, now)
 
+    def remembered(self, key: str) -> Principal | None:
+        """The agent of a key that was checked lately. Called in any thread; never waits."""
+        if not 0 < len(key) <= _MAX_KEY:
+            return None
+        known, now = self._known.get(self.digest(key)), time.monotonic()
+        if known is None or now - known.checked_at >= self._recheck_s * _STALE_RECHECKS:
+            return None
+        if time.time() >= known.valid_until:
+            return None
+        known.used_at = now
+        return known.principal
+
     def digest(self, key: str) -> str:
         """The form in which a key is stored."""
         return self._digests.of(PURPOSE, key)

@@ -15,8 +15,10 @@ from iotistica.api.route import Contract, Route
 _REFERENCE = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r":(\w+)")
 _NO_CONTENT = 204
+_NOT_MODIFIED = 304
 
 _ERRORS = {
+    _NOT_MODIFIED: "What the caller knows is still right (`If-None-Match`)",
     400: "A parameter, a field or the body is wrong; the message names it, its value and the rule",
     401: "No credentials, or none that are valid",
     403: "The caller may not do this",
@@ -183,7 +185,10 @@ def _responses(route: Route, schemas: dict[int, Any]) -> dict[str, Any]:
     return {
         str(contract.status): success,
         **{
-            str(status): {"description": _ERRORS[status], "content": problem}
+            str(status): {
+                "description": _ERRORS[status],
+                **({} if status == _NOT_MODIFIED else {"content": problem}),
+            }
             for status in _statuses(route)
         },
     }

@@ -46,7 +46,7 @@ class Presence:
         self._written: dict[str, float] = {}
 
     def seen(self, *agents: str) -> None:
-        """Agents (UUIDs) were heard now."""
+        """Agents (UUIDs) were heard now. May be called in any thread."""
         now = self._clock()
         for agent in agents:
             self._heard[agent] = now
@@ -55,7 +55,8 @@ class Presence:
         """Write those that are due. Raises `StoreUnavailable`; then nothing is forgotten."""
         since = self._clock() - _REFRESH_S
         self._written = {agent: at for agent, at in self._written.items() if at > since}
-        due = [agent for agent in self._heard if agent not in self._written]
+        # A copy, because polls are answered, and their agents seen, in threads of the web server.
+        due = [agent for agent in list(self._heard) if agent not in self._written]
         for first in range(0, len(due), _AT_ONCE):
             some = {agent: self._heard[agent] for agent in sorted(due[first : first + _AT_ONCE])}
             uuids = {a: at for a, at in some.items() if ledger.agent_of(a) != ledger.NOBODY}

@@ -4,22 +4,38 @@ a bad chunked body ends its whole process, so it listens on loopback only."""
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from robyn import Headers, Response, Robyn
 from robyn.argument_parser import Config
+from robyn.robyn import FunctionInfo, HttpMethod, MiddlewareType
+from robyn.router import Route, RouteMiddleware
 
 from iotistica import log, ops, supervisor
 from iotistica.api import auth
-from iotistica.api.application import Application
+from iotistica.api.application import EXPRESS_PATHS, Application
+from iotistica.api.express import Express
 from iotistica.api.http import Reply, Request, error_reply
 from iotistica.errors import ConfigError
 from iotistica.settings import Settings
 
-_METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
+# The library's stubs call them texts.
+_BEFORE: Any = MiddlewareType.BEFORE_REQUEST
+_GET: Any = HttpMethod.GET
+_METHODS: tuple[Any, ...] = (
+    _GET,
+    HttpMethod.POST,
+    HttpMethod.PUT,
+    HttpMethod.DELETE,
+    HttpMethod.PATCH,
+    HttpMethod.HEAD,
+    HttpMethod.OPTIONS,
+)
 
 _log = log.get(__name__)
 
@@ -34,6 +50,7 @@ class Web:
         self._idle = asyncio.Event()
         self._stopping = False
         self._application: Application
+        self._short_cuts: Mapping[str, Express]
 
     @property
     def _settings(self) -> Settings:
@@ -47,6 +64,7 @@ class Web:
         self._application = await Application.open(
             self._assignment, self._tokens, stopping=lambda: self._stopping
         )
+        self._short_cuts = self._application.express
         # The other web processes ask here: what comes through the door may reach any of them.
         self._ops = ops.serve(self._application.probe, sock=self._assignment.listener)
         await self._ops.__aenter__()
@@ -61,6 +79,16 @@ class Web:
             self._in_flight -= 1
             if not self._in_flight:
                 self._idle.set()
+
+    def express(self, path: str, request: Any) -> Any:
+        """A response from memory, or the request itself, which then goes on to `handle`."""
+        try:
+            short_cut = self._short_cuts[path]
+            reply = short_cut.answer(request.url.path, request.headers.get)
+        except Exception:
+            _log.exception("short cut failed", path=path)
+            return request
+        return request if reply is None else _response(reply)
 
     async def _answer(self, request: Any) -> Reply:
         ours = _request(request)
@@ -96,15 +124,20 @@ def _request(request: Any) -> Request:
         method=request.method,
         path=request.url.path,
         query=request.query_params.to_dict(),
-        headers={name.lower(): value for name, value in request.headers.to_dict().items()},
+        # In lower case already: the server keeps no other form of a name.
+        headers=request.headers.to_dict(),
         body=body.encode() if isinstance(body, str) else bytes(body),
     )
 
 
 def _response(reply: Reply) -> Response:
     return Response(
-        status_code=reply.status, headers=Headers(dict(reply.headers)), description=reply.body
+        status_code=reply.status, headers=Headers(_as_dict(reply.headers)), description=reply.body
     )
+
+
+def _as_dict(headers: Mapping[str, str]) -> dict[str, str]:
+    return headers if isinstance(headers, dict) else dict(headers)
 
 
 def _robyn(web: Web) -> Robyn:
@@ -121,8 +154,24 @@ def _robyn(web: Web) -> Robyn:
     # One route for all: paths, methods and errors are decided in our own table.
     for method in _METHODS:
         for path in ("/", "/*path"):
-            app.add_route(method, path, web.handle)
+            _add_route(app, method, path, web.handle)
+    for path in EXPRESS_PATHS:
+        _add_route(app, _GET, path, web.handle)
+        function = _function(functools.partial(web.express, path), is_async=False)
+        app.middleware_router.route_middlewares.append(
+            RouteMiddleware(_BEFORE, path, function, _GET)
+        )
     return app
+
+
+def _add_route(app: Robyn, method: Any, path: str, handler: Callable[..., Any]) -> None:
+    # Past `Robyn.add_route`, whose wrapper looks at the signature of the handler for each request.
+    function = _function(handler, is_async=True)
+    app.router.routes.append(Route(method, path, function, False, False, "", []))
+
+
+def _function(handler: Callable[..., Any], *, is_async: bool) -> FunctionInfo:
+    return FunctionInfo(handler, is_async, 1, {}, {})
 
 
 def main() -> int:

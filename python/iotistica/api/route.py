@@ -221,6 +221,8 @@ def _body(kind: Any) -> Take:
             raise BadRequest(_field_error(str(error), request.body)) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadRequest(f"the body is not JSON: {error}") from None
+        except RecursionError:
+            raise BadRequest("the body is nested too deep") from None
 
     return take
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote
+
+from msgspec.structs import replace
 
 from iotistica import log, metrics
 from iotistica.api.http import Reply, Request, error_reply
@@ -24,7 +24,7 @@ from iotistica.errors import (
     TooLarge,
     TooMany,
 )
-from iotistica.ops import request_id
+from iotistica.ops import new_request_id, request_id
 
 _log = log.get(__name__)
 
@@ -36,6 +36,7 @@ _ANSWERS: Mapping[type[Exception], tuple[int, str]] = {
     PreconditionFailed: (412, "Precondition failed"),
     TooLarge: (413, "Payload too large"),
 }
+_ANSWERED = tuple(_ANSWERS)
 
 
 class Callers(Protocol):
@@ -53,15 +54,40 @@ class Gate(Protocol):
         no caller, and again once the caller is known."""
 
 
+class Meter:
+    """Counts the answers of one path, without a search for its labels each time."""
+
+    __slots__ = ("_path", "_seconds", "_statuses")
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._statuses: dict[int, Any] = {}
+        self._seconds = metrics.HTTP_SECONDS.labels(path)
+
+    def count(self, status: int, seconds: float) -> None:
+        """Take one answer into account."""
+        self.add(status, 1)
+        self._seconds.observe(seconds)
+
+    def add(self, status: int, number: float) -> None:
+        """Take answers into account whose time is not worth measuring."""
+        counter = self._statuses.get(status)
+        if counter is None:
+            counter = self._statuses[status] = metrics.HTTP_REQUESTS.labels(self._path, status)
+        counter.inc(number)
+
+
 class _Node:
     """One level of the paths."""
 
-    __slots__ = ("children", "methods", "parameter")
+    __slots__ = ("children", "meter", "methods", "parameter")
 
     def __init__(self) -> None:
         self.children: dict[str, _Node] = {}
         self.parameter: _Node | None = None
         self.methods: dict[str, tuple[Route, list[str]]] = {}
+        self.meter: Meter
+        """Where there are methods."""
 
 
 class Table:
@@ -81,21 +107,19 @@ class Table:
         self._gate = gate
         self._heard = heard
         self._root = _Node()
+        self._strays = Meter("none")
         for route in routes:
             self._add(route)
 
     async def answer(self, request: Request) -> Reply:
         """The answer to any request; never raises."""
         started = time.perf_counter()
-        identifier = request_id(request.headers.get("x-request-id")) or secrets.token_hex(8)
+        identifier = request_id(request.headers.get("x-request-id")) or new_request_id()
         node, values = self._find(request.path)
-        path, reply = "none", await self._dispatch(request, node, values, identifier)
-        if node is not None:
-            path = next(iter(node.methods.values()))[0].path
-        metrics.HTTP_REQUESTS.labels(path, reply.status).inc()
-        metrics.HTTP_SECONDS.labels(path).observe(time.perf_counter() - started)
-        headers = {**reply.headers, "x-request-id": identifier}
-        return replace(reply, headers=headers)
+        reply = await self._dispatch(request, node, values, identifier)
+        meter = self._strays if node is None else node.meter
+        meter.count(reply.status, time.perf_counter() - started)
+        return reply.saying("x-request-id", identifier)
 
     def _add(self, route: Route) -> None:
         node, names = self._root, []
@@ -108,6 +132,8 @@ class Table:
                 node = node.children.setdefault(level, _Node())
         if route.method in node.methods:
             raise ValueError(f"{route.method} {route.path} is declared twice")
+        if not node.methods:
+            node.meter = Meter(route.path)
         node.methods[route.method] = (route, names)
 
     def _find(self, path: str) -> tuple[_Node | None, list[str]]:
@@ -126,7 +152,7 @@ class Table:
             allowed = ", ".join(sorted(node.methods))
             what = f"{request.method} is not allowed on {request.path}; allowed: {allowed}"
             reply = error_reply(405, "Method not allowed", what)
-            return replace(reply, headers={**reply.headers, "allow": allowed})
+            return reply.saying("allow", allowed)
         route, names = found
         params = dict(zip(names, values, strict=True))
         return await self._run(route, replace(request, params=params, identifier=identifier))
@@ -134,20 +160,20 @@ class Table:
     async def _run(self, route: Route, request: Request) -> Reply:
         try:
             return await route.handler(await self._admitted(route, request))
-        except tuple(_ANSWERS) as error:
+        except _ANSWERED as error:
             status, name = _ANSWERS[type(error)]
             return error_reply(status, name, str(error))
         except Denied as error:
             reply = error_reply(401, "Unauthorized", str(error))
-            return replace(reply, headers={**reply.headers, "www-authenticate": "Bearer"})
+            return reply.saying("www-authenticate", "Bearer")
         except TooMany as error:
             reply = error_reply(429, "Too many requests", str(error), retryAfter=error.after_s)
-            return replace(reply, headers={**reply.headers, "retry-after": str(error.after_s)})
+            return reply.saying("retry-after", str(error.after_s))
         except StoreUnavailable as error:
             _log.warning("request not served", path=request.path, error=str(error))
             what = "A server behind the API cannot be reached; try again"
             reply = error_reply(503, "Service unavailable", what, requestId=request.identifier)
-            return replace(reply, headers={**reply.headers, "retry-after": "1"})
+            return reply.saying("retry-after", "1")
         except Exception:
             _log.exception("request failed", path=request.path, request=request.identifier)
             what = "The error was logged under this request id"

@@ -1,0 +1,80 @@
+"""Commands to one agent over MQTT (reference sections 1.3 and 5.2)."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import orjson
+
+from iotistica._native import format_topic
+from iotistica.api.http import Request
+from iotistica.api.models import target_state as models
+from iotistica.api.route import route
+from iotistica.store import journal
+from iotistica.store.pool import Pool, unavailable
+from iotistica.store.targets import TargetStore
+from iotistica.streams.outbox import Outbox, Outgoing
+from iotistica.targets.processing import Signer
+from iotistica.targets.state import iso
+
+_BROKER, _UPDATE = "shadow/name/device-state/update/delta", "agent/update"
+
+
+class AgentCommands:
+    """Handlers that send something to an agent; the outbox keeps it until the broker has it."""
+
+    def __init__(self, pool: Pool, store: TargetStore, outbox: Outbox, signer: Signer) -> None:
+        self._pool = pool
+        self._store = store
+        self._outbox = outbox
+        self._signer = signer
+
+    @route("PUT", "/api/v1/agents/:uuid/broker", needs="device:control")
+    async def broker(self, request: Request, uuid: UUID, body: models.Broker) -> models.Sent:
+        """Tell the agent which broker to use from now on."""
+        state = await self._store.state(request.caller.tenant, uuid)
+        named = msgspec.to_builtins(body)
+        broker = {name: value for name, value in named.items() if value is not None}
+        now_s = int(time.time())
+        command = {
+            "state": {"mqtt": {"broker": broker}},
+            "metadata": {"mqtt": {"timestamp": now_s}},
+            "version": state.version,
+            "timestamp": now_s,
+        }
+        await self._send(request, uuid, _BROKER, command, event="agent.broker_set", shown=broker)
+        return models.Sent(message="Broker sent to the agent", command=command)
+
+    @route("POST", "/api/v1/agents/:uuid/update-agent", needs="device:control", status=202)
+    async def update(self, request: Request, uuid: UUID, body: models.Update) -> models.Sent:
+        """Tell the agent to install a version of its software."""
+        await self._store.state(request.caller.tenant, uuid)
+        order: dict[str, Any] = {"version": body.version}
+        if body.scheduled_time is not None:
+            at = body.scheduled_time
+            order["scheduled_time"] = iso(at if at.tzinfo else at.replace(tzinfo=UTC))
+        if body.force:
+            order["force"] = True
+        command = self._signer.command(order, now=datetime.now(UTC))
+        await self._send(request, uuid, _UPDATE, command, event="agent.update_sent", shown=order)
+        return models.Sent(message="Update command sent to the agent", command=command)
+
+    async def _send(
+        self,
+        request: Request,
+        uuid: UUID,
+        rest: str,
+        command: dict[str, Any],
+        *,
+        event: str,
+        shown: dict[str, Any],
+    ) -> None:
+        topic = format_topic(request.caller.tenant, str(uuid), rest)
+        await self._outbox.put([Outgoing(topic, orjson.dumps(command))])
+        entry = journal.Entry(event_type=event, subject=f"agent/{uuid}", agent=uuid, after=shown)
+        with unavailable("write the journal"):
+            await journal.record(self._pool, request.origin, entry)

@@ -1,0 +1,1 @@
+"""Target states: what an agent should be, as values. Pure: knows no server."""
