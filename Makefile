@@ -78,7 +78,7 @@ hostile: dev ## Feed a million hostile payloads to the decoder (one minute)
 	$(BIN)/python -m tests.faults.hostile --count 1000000
 
 # One target: make fuzz FUZZ_TARGETS=batch FUZZ_SECONDS=60
-FUZZ_TARGETS := topic inflate decode expand batch
+FUZZ_TARGETS := topic inflate decode expand batch door
 FUZZ_SECONDS := 600
 .PHONY: fuzz
 fuzz: ## Run the fuzz targets (needs a nightly compiler and cargo-fuzz)
