@@ -62,7 +62,7 @@ format: dev ## Format all code
 
 .PHONY: bench
 bench: dev ## Run the benchmarks, each beside its baseline (ten minutes)
-	for name in decode receive store broker; do $(BIN)/python benches/$$name.py || exit 1; done
+	for name in decode receive store broker door; do $(BIN)/python benches/$$name.py || exit 1; done
 	cargo bench --package iotistica-core
 
 # The same faults again: the same seed. make faults FAULTS_SECONDS=3600 FAULTS_KILLS=100

@@ -129,6 +129,13 @@ async def test_connections_wait_for_a_door_that_is_starting(twin: Api) -> None:
     assert pids(twin)["door"] != {door}
 
 
+async def test_a_hangup_reaches_the_door_and_ends_nothing(twin: Api) -> None:
+    before = pids(twin)
+    twin.process.send_signal(signal.SIGHUP)
+    assert [(await twin.get("/health", as_tenant=None))[0] for _ in range(10)] == [200] * 10
+    assert pids(twin) == before
+
+
 async def test_all_processes_are_in_one_exposition(twin: Api) -> None:
     wanted = {f'process="{name}"' for name in ("bridge-0", "door", "supervisor", "web-0", "web-1")}
     lines: list[str] = []
