@@ -62,7 +62,7 @@ format: dev ## Format all code
 
 .PHONY: bench
 bench: dev ## Run the benchmarks, each beside its baseline (ten minutes)
-	for name in decode receive store broker; do $(BIN)/python benches/$$name.py || exit 1; done
+	for name in decode receive store broker door; do $(BIN)/python benches/$$name.py || exit 1; done
 	cargo bench --package iotistica-core
 
 # The same faults again: the same seed. make faults FAULTS_SECONDS=3600 FAULTS_KILLS=100
@@ -78,7 +78,7 @@ hostile: dev ## Feed a million hostile payloads to the decoder (one minute)
 	$(BIN)/python -m tests.faults.hostile --count 1000000
 
 # One target: make fuzz FUZZ_TARGETS=batch FUZZ_SECONDS=60
-FUZZ_TARGETS := topic inflate decode expand batch
+FUZZ_TARGETS := topic inflate decode expand batch door
 FUZZ_SECONDS := 600
 .PHONY: fuzz
 fuzz: ## Run the fuzz targets (needs a nightly compiler and cargo-fuzz)

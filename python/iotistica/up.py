@@ -20,7 +20,7 @@ from iotistica.api import auth
 from iotistica.api.first_user import ADMIN, keep_admin
 from iotistica.embedded.directory import DataDirectory
 from iotistica.embedded.keeper import Keeper
-from iotistica.embedded.ports import free_ports, is_free
+from iotistica.embedded.ports import free_ports, is_free, local_url
 from iotistica.embedded.process import Child, Command
 from iotistica.embedded.stack import Stack, stop_left_behind
 from iotistica.errors import ConfigError
@@ -123,6 +123,8 @@ class Platform:
         self, directory: DataDirectory, options: Options, settings: Settings, console: Console
     ) -> None:
         """Look at everything that can be wrong before anything runs. Raises `ConfigError`."""
+        if settings.door_tls_certificate_file is not None:
+            raise ConfigError("`iotistica up` serves plain HTTP; TLS is for `iotistica api`")
         ports = _service_ports(options)
         self._directory = directory
         self._options = options
@@ -134,8 +136,8 @@ class Platform:
         secret_file = directory.secret_file("jwt")
         self.ready = Ready(
             ready=True,
-            api=f"http://{settings.api_host}:{ports['api']}",
-            ingestion=f"http://{settings.ingestion_host}:{ports['ingestion']}",
+            api=local_url(settings.api_host, ports["api"]),
+            ingestion=local_url(settings.ingestion_host, ports["ingestion"]),
             mqtt=urls.mqtt,
             database=urls.database,
             redis=urls.redis,

@@ -109,13 +109,21 @@ class Rig:
         return {name.removeprefix("iotistica_door_"): float(value) for name, _, value in samples}
 
     async def ready(self) -> None:
+        """Wait until the door and every web process answer."""
+        places = [(self.operations.getsockname()[1], "/ready")]
+        places += [(self.web_port(number), "/seen") for number in range(len(self.reserved))]
         async with asyncio.timeout(20):
-            request = b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"
-            while True:
-                answers, _ = await talk(self.operations.getsockname()[1], [request])
-                if answers[0].status == 200:
-                    return
-                await asyncio.sleep(0.02)
+            for port, path in places:
+                while not await _answers(port, path):
+                    await asyncio.sleep(0.02)
+
+
+async def _answers(port: int, path: str) -> bool:
+    try:
+        answers, _ = await talk(port, [request(path)])
+    except OSError:
+        return False
+    return answers[0].status == 200
 
 
 def request(path: str, *fields: str, method: str = "GET", body: bytes = b"") -> bytes:

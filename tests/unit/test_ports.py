@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 
-from iotistica.embedded.ports import answers, free_port, free_ports, is_free
+import pytest
+
+from iotistica.embedded.ports import answers, free_port, free_ports, is_free, local_url
 
 
 def test_a_port_in_use_is_not_free_and_another_is_chosen() -> None:
@@ -23,3 +25,17 @@ def test_ports_of_one_call_differ() -> None:
 
 async def test_nobody_answers_on_a_free_port() -> None:
     assert not await answers(free_port())
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:1"),
+        ("0.0.0.0", "http://127.0.0.1:1"),
+        ("::", "http://[::1]:1"),
+        ("fe80::1", "http://[fe80::1]:1"),
+        ("a.example", "http://a.example:1"),
+    ],
+)
+def test_a_server_on_all_addresses_is_asked_on_loopback(host: str, url: str) -> None:
+    assert local_url(host, 1) == url

@@ -23,6 +23,12 @@ def is_free(port: int, host: str = LOOPBACK) -> bool:
         return True
 
 
+def local_url(host: str, port: int) -> str:
+    """Where a server that listens on `host` can be asked from this machine."""
+    local = {"0.0.0.0": LOOPBACK, "": LOOPBACK, "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
+
+
 def free_port(preferred: int = 0) -> int:
     """`preferred` if it is free, else any free port."""
     return free_ports({"": preferred})[""]

@@ -149,6 +149,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     async fn read_head(&mut self, wait: Duration) -> Result<Vec<u8>, End> {
         let limits = self.worker.door.config.limits.head;
+        if self.input.is_empty() {
+            // Of ten thousand idle connections the room of a large body would fill the memory.
+            self.input.shrink_to(READ_BYTES);
+        }
         let mut deadline = Instant::now() + wait;
         let mut scanner = Scanner::default();
         let mut has_begun = false;
@@ -220,7 +224,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn handle(&mut self, request: &Request<'_>, extras: &Extras<'_>) -> Result<Next, End> {
         let worker = self.worker.clone();
         let config = &worker.door.config;
-        let origin = Origin::of(self.peer, &request.forwarded, &config.trusted, self.is_tls);
+        let origin = Origin::of(self.peer, &request.forwarded, &config.trusted);
         worker.door.addresses.ask(origin.client, std::time::Instant::now())?;
         if let Some(answer) = preflight(request, extras)? {
             self.send(&answer).await?;

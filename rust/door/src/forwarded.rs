@@ -50,16 +50,15 @@ pub struct Origin<'a> {
     pub client: IpAddr,
     /// What a trusted proxy has said; empty where it is not one.
     pub kept: &'a [Field<'a>],
-    pub is_https: bool,
 }
 
 impl<'a> Origin<'a> {
     /// `peer` is the other end of the connection. Only what trusted proxies say is believed, from
     /// the last one backward.
-    pub fn of(peer: IpAddr, forwarded: &'a [Field<'a>], trusted: &[Network], is_tls: bool) -> Self {
+    pub fn of(peer: IpAddr, forwarded: &'a [Field<'a>], trusted: &[Network]) -> Self {
         let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
         if !is_trusted(peer) {
-            return Self { client: peer, kept: &[], is_https: is_tls };
+            return Self { client: peer, kept: &[] };
         }
         let mut client = peer;
         let hops: Vec<&str> = values(forwarded, "x-forwarded-for").flat_map(members).collect();
@@ -70,10 +69,7 @@ impl<'a> Origin<'a> {
                 break;
             }
         }
-        let https = values(forwarded, "x-forwarded-proto")
-            .last()
-            .map(|scheme| scheme.eq_ignore_ascii_case("https"));
-        Self { client, kept: forwarded, is_https: https.unwrap_or(is_tls) }
+        Self { client, kept: forwarded }
     }
 
     /// Append the fields that the web process may believe.
@@ -120,7 +116,7 @@ mod tests {
     fn client(peer: &str, forwarded: &str) -> String {
         let fields = [Field { name: "X-Forwarded-For", value: forwarded }];
         let trusted = ["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()];
-        Origin::of(address(peer), &fields, &trusted, false).client.to_string()
+        Origin::of(address(peer), &fields, &trusted).client.to_string()
     }
 
     #[test]
@@ -151,12 +147,7 @@ mod tests {
     fn written(peer: &str, fields: &[Field<'_>]) -> String {
         let trusted = ["10.0.0.0/8".parse().unwrap()];
         let mut out = Vec::new();
-        Origin::of(address(peer), fields, &trusted, false).write(
-            address(peer),
-            "h",
-            false,
-            &mut out,
-        );
+        Origin::of(address(peer), fields, &trusted).write(address(peer), "h", false, &mut out);
         String::from_utf8(out).unwrap()
     }
 

@@ -80,13 +80,12 @@ fn iotistica_time(time: SystemTime) -> String {
 }
 
 async fn ready(worker: &Worker) -> (u16, &'static str, String) {
-    let missing = worker.upstreams.missing().await;
-    let mut reasons: Vec<String> = missing
-        .iter()
-        .map(|address| format!("the web process at {address} takes no connection"))
-        .collect();
+    let mut reasons = Vec::new();
+    if !worker.upstreams.is_any_there().await {
+        reasons.push("no web process takes a connection");
+    }
     if *worker.door.stop.borrow() {
-        reasons.push("the process is stopping".to_owned());
+        reasons.push("the process is stopping");
     }
     let status = if reasons.is_empty() { 200 } else { 503 };
     let body = serde_json::json!({"ready": reasons.is_empty(), "reasons": reasons});

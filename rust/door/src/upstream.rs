@@ -136,16 +136,15 @@ impl Upstreams {
         }
     }
 
-    /// Addresses of the processes that take no connection now.
-    pub async fn missing(&self) -> Vec<SocketAddr> {
-        let mut missing = Vec::new();
+    /// Whether some process takes a connection now.
+    pub async fn is_any_there(&self) -> bool {
         for upstream in &self.list {
             let stream = timeout(CONNECT_TIME, TcpStream::connect(upstream.address)).await;
-            if !matches!(stream, Ok(Ok(_))) {
-                missing.push(upstream.address);
+            if matches!(stream, Ok(Ok(_))) {
+                return true;
             }
         }
-        missing
+        false
     }
 }
 
