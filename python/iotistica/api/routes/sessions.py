@@ -51,7 +51,7 @@ class Sessions:
         self._limiter.give_back("login", account)
         return await self._logged_in("Login successful", user, session)
 
-    @route("POST", "/api/v1/auth/refresh", public=True, limit="auth", errors=(401,))
+    @route("POST", "/api/v1/auth/refresh", public=True, errors=(401,))
     async def refresh(self, request: Request, body: RefreshBody) -> LoggedIn:
         """Get a new pair of tokens for a refresh token, which then is used up.
 
@@ -162,7 +162,7 @@ def client(request: Request, *, tenant: str = "", name: str = "unknown") -> Orig
         tenant=tenant,
         name=name,
         address=request.address,
-        user_agent=request.headers.get("user-agent", ""),
+        user_agent=request.user_agent,
         request_id=request.identifier,
     )
 
