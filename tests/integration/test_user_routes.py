@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -158,6 +159,18 @@ async def test_the_last_owner_stays(rest: Rest) -> None:
         assert (answer.status, answer.body["message"]) == (409, message)
     assert (await rest.ask("PATCH", f"{USERS}/{second}", {"isActive": True})).status == 200
     assert (await rest.ask("DELETE", f"{USERS}/{first}")).status == 204
+
+
+async def test_two_owners_do_not_remove_each_other(rest: Rest) -> None:
+    owners = [await add(rest, name, "owner") for name in ("olga", "otto")]
+    for path in ("PATCH", "DELETE"):
+        body = {"role": "admin"} if path == "PATCH" else None
+        answers = await asyncio.gather(
+            *(rest.ask(path, f"{USERS}/{owner}", body) for owner in owners)
+        )
+        assert sorted(answer.status for answer in answers)[-1] == 409
+        listed = (await rest.ask("GET", USERS)).body["users"]
+        assert [user["role"] for user in listed].count("owner") == 1
 
 
 async def test_a_deactivated_user_is_out_at_once(rest: Rest) -> None:
