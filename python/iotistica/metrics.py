@@ -230,6 +230,7 @@ REDIS_MEMORY = _gauge("redis_memory_bytes", "Memory of Redis: used, and the most
 # Web
 HTTP_REQUESTS = _counter("http_requests_total", "HTTP requests answered", "route", "status")
 HTTP_SECONDS = _histogram("http_request_seconds", "Time to answer an HTTP request", "route")
+LOGINS = _counter("logins_total", "Logins, by what became of them", "outcome")
 HTTP_LIMITED = _counter("http_limited_total", "HTTP requests over a rate limit", "limit")
 
 

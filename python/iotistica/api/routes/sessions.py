@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from iotistica import metrics
 from iotistica.api.http import Request
 from iotistica.api.identity import Identity
 from iotistica.api.models.identity import (
@@ -49,6 +50,7 @@ class Sessions:
         known = await self._identity.users.credentials(name, tenant)
         user, session = await self._compared(request, known, body.password)
         self._limiter.give_back("login", account)
+        metrics.LOGINS.labels("accepted").inc()
         return await self._logged_in("Login successful", user, session)
 
     @route("POST", "/api/v1/auth/refresh", public=True, errors=(401,))
@@ -124,6 +126,7 @@ class Sessions:
         stored = None if known is None else known.password_hash
         verdict = await self._identity.passwords.verify(stored, password)
         if known is None:
+            metrics.LOGINS.labels("refused").inc()
             raise Denied(_WRONG)
         if verdict.is_right:
             user = await self._identity.users.get(known.tenant, known.id)
@@ -137,6 +140,7 @@ class Sessions:
                 return user, session
         # Whoever tried has not shown to be that user. The answer does not wait for the record,
         # or its time would tell that there is such a user.
+        metrics.LOGINS.labels("refused").inc()
         unproven = client(request, tenant=known.tenant)
         self._identity.later(self._identity.sessions.fail(unproven, known.id))
         raise Denied(_WRONG)
