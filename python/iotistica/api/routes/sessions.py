@@ -45,9 +45,10 @@ class Sessions:
         if not name:
             raise BadRequest("the body: one of username and email is required")
         tenant = body.tenant_id or request.headers.get("x-tenant-id") or None
-        account = f"{tenant or ''}/{name.lower()}"
-        await self._limiter.take("login", account, self._attempts)
         known = await self._identity.users.credentials(name, tenant)
+        # However the user is called: by name or address, with or without tenant.
+        account = name.lower() if known is None else f"user:{known.id}"
+        await self._limiter.take("login", account, self._attempts)
         user, session = await self._compared(request, known, body.password)
         self._limiter.give_back("login", account)
         metrics.LOGINS.labels("accepted").inc()
