@@ -240,6 +240,7 @@ NUDGES = _counter("target_nudges_total", "Agents told over MQTT to poll", "resul
 # Web
 HTTP_REQUESTS = _counter("http_requests_total", "HTTP requests answered", "route", "status")
 HTTP_SECONDS = _histogram("http_request_seconds", "Time to answer an HTTP request", "route")
+LOGINS = _counter("logins_total", "Logins, by what became of them", "outcome")
 HTTP_LIMITED = _counter("http_limited_total", "HTTP requests over a rate limit", "limit")
 
 

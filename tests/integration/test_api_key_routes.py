@@ -147,8 +147,8 @@ async def test_the_maker_is_remembered(rest: Rest) -> None:
     [
         ({"permissions": []}, "field permissions is []"),
         ({"permissions": ["root"]}, "field permissions holds 'root', which is no permission"),
-        ({"expiresAt": "2020-01-01T00:00:00Z"}, "field expiresAt is 2020-01-01"),
-        ({"expiresAt": "2099-01-01T00:00:00"}, "field expiresAt is 2099-01-01"),
+        ({"expiresAt": "2020-01-01T00:00:00Z"}, "field expiresAt is '2020-01-01T00:00:00Z'"),
+        ({"expiresAt": "soon"}, "parameter expiresAt is 'soon'"),
         ({"expiresAt": "2099-01-01T00:00:00Z", "expiresInDays": 1}, "the body: give one of"),
         ({"expiresInDays": 0}, "field expiresInDays is 0"),
     ],

@@ -120,13 +120,18 @@ async def test_a_name_in_two_tenants_needs_the_tenant(rest: Rest, pool: Pool) ->
 async def test_an_account_is_closed_for_the_minute_after_ten_failures(rest: Rest) -> None:
     await add(rest, "ada")
     await login(rest, "ada")  # successes do not count
-    for _ in range(10):
-        assert (await login(rest, "ada", "wrong horse")).status == 401
-    answer = await login(rest, "ada")
+    for name in ("ada", "ada@example.org") * 5:
+        assert (await login(rest, name, "wrong horse")).status == 401
+    answer = await login(rest, "ADA", tenantId=rest.tenant)
     assert answer.status == 429
     assert answer.body["error"] == "Too many requests"
     assert 1 <= answer.body["retryAfter"] <= 60
     assert answer.headers["retry-after"] == str(answer.body["retryAfter"])
+
+
+async def test_an_account_that_does_not_exist_is_closed_as_well(rest: Rest) -> None:
+    statuses = [(await login(rest, "nobody")).status for _ in range(11)]
+    assert statuses == [401] * 10 + [429]
 
 
 async def test_an_old_hash_is_replaced_at_login(rest: Rest, pool: Pool) -> None:

@@ -21,6 +21,7 @@ from iotistica.api.auth import Tokens, issue_token
 from iotistica.api.auth_keys import KeySet, Provider, ProviderTokens
 from iotistica.api.callers import Callers
 from iotistica.api.principal import ROLES, Principal
+from iotistica.api.remembered import Remembered
 from iotistica.api.standings import Standings
 from iotistica.errors import ConfigError, Denied, StoreUnavailable
 from iotistica.settings import Settings
@@ -96,6 +97,10 @@ class Source:
         return orjson.dumps({"keys": self.keys})
 
 
+async def _existing(tenant: str) -> str | None:
+    return tenant if tenant == CLAIMS["https://iotistica/tenant"] else None
+
+
 class Desk:
     """Callers with a provider, whose clock is moved by hand."""
 
@@ -113,6 +118,7 @@ class Desk:
             provider=ProviderTokens(provider, keys),
             standings=Standings(Mock(), lifetime_s=10),
             services=Mock(),
+            tenants=Remembered(_existing, lifetime_s=10),
         )
 
     async def user(self, token: str) -> Principal:
@@ -191,6 +197,7 @@ async def test_the_greatest_known_role_counts(desk: Desk, named: Any, role: str)
         (signed({"https://iotistica/tenant": ...}), "names no tenant"),
         (signed({"https://iotistica/tenant": ["a"]}), "names no tenant"),
         (signed({"https://iotistica/tenant": ""}), "names no tenant"),
+        (signed({"https://iotistica/tenant": "another"}), "names no tenant of this platform"),
         (signed()[:-4], "not valid"),
         ("a.b.c", "not valid"),
         ("..", "not valid"),

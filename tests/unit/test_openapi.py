@@ -97,6 +97,9 @@ def test_callers_are_told_apart() -> None:
     assert audit["security"] == [{"token": []}, {"apiKey": []}]
     assert "Needs the permission `data:read`." in audit["description"]
     assert DOCUMENT["paths"]["/health"]["get"]["security"] == []
+    me = DOCUMENT["paths"]["/api/v1/auth/me"]["get"]
+    assert me["security"] == [{"token": []}]
+    assert "Any user may use it." in me["description"]
     assert {"200", "401", "403", "429", "431"} <= set(audit["responses"])
     assert "401" not in DOCUMENT["paths"]["/health"]["get"]["responses"]
 

@@ -220,9 +220,11 @@ def _url(url: str) -> Fetch:
             aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as session,
             session.get(url, allow_redirects=False) as response,
         ):
-            body = await response.content.read(_MAX_BYTES + 1)
-            if len(body) > _MAX_BYTES:
-                raise ValueError(f"it has more than {_MAX_BYTES} bytes")
-            return body
+            body = bytearray()
+            async for part in response.content.iter_any():
+                body += part
+                if len(body) > _MAX_BYTES:
+                    raise ValueError(f"it has more than {_MAX_BYTES} bytes")
+            return bytes(body)
 
     return fetch

@@ -8,6 +8,7 @@ from iotistica.api import auth_keys, service_keys
 from iotistica.api.auth import Tokens, bearer
 from iotistica.api.http import Request
 from iotistica.api.principal import Principal
+from iotistica.api.remembered import Remembered
 from iotistica.api.route import Route
 from iotistica.api.service_keys import ServiceKeys
 from iotistica.api.standings import Standings
@@ -39,12 +40,14 @@ class Callers:
         provider: auth_keys.ProviderTokens | None,
         standings: Standings,
         services: ServiceKeys,
+        tenants: Remembered[str, str],
         agents: AgentKeys | None = None,
     ) -> None:
         self._tokens = tokens
         self._provider = provider
         self._standings = standings
         self._services = services
+        self._tenants = tenants
         self._agents = agents
 
     async def identify(self, request: Request, _route: Route) -> Principal:
@@ -64,7 +67,10 @@ class Callers:
         """The user of a token, ours or the provider's. Raises `Denied`, `StoreUnavailable`."""
         kid = auth_keys.key_id(token)
         if kid is not None and self._provider is not None:
-            return await self._provider.verify(token, kid)
+            found = await self._provider.verify(token, kid)
+            if await self._tenants.get(found.tenant) is None:
+                raise Denied("the token names no tenant of this platform")
+            return found
         return await self._standings.principal(self._tokens.read(token))
 
     async def _agent(self, request: Request) -> Principal:

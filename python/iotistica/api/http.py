@@ -13,6 +13,7 @@ from iotistica.api.principal import Principal
 from iotistica.errors import BadRequest, Denied
 from iotistica.store.journal import Origin
 
+_MAX_USER_AGENT = 512
 JSON_TYPE = {"content-type": "application/json; charset=utf-8"}
 
 
@@ -46,6 +47,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return self.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
 
     @property
+    def user_agent(self) -> str:
+        """What the client calls itself, cut short."""
+        return self.headers.get("user-agent", "")[:_MAX_USER_AGENT]
+
+    @property
     def origin(self) -> Origin:
         """Who asks and from where, for the journal. Raises `Denied` on a public route."""
         return self.origin_of(self.caller)
@@ -58,7 +64,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
             id=caller.id,
             name=caller.name,
             address=self.address,
-            user_agent=self.headers.get("user-agent", ""),
+            user_agent=self.user_agent,
             request_id=self.identifier,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from iotistica import keys, log, tasks
@@ -14,6 +15,7 @@ from iotistica.api.digests import Digests
 from iotistica.api.gate import Limits
 from iotistica.api.limiter import Limiter
 from iotistica.api.passwords import Passwords
+from iotistica.api.remembered import Remembered
 from iotistica.api.service_keys import ServiceKeys
 from iotistica.api.standings import Standings, is_number
 from iotistica.errors import StoreUnavailable
@@ -21,6 +23,7 @@ from iotistica.settings import Settings
 from iotistica.store.api_keys import ApiKeyStore
 from iotistica.store.pool import Pool
 from iotistica.store.sessions import SessionStore
+from iotistica.store.tenants import known_tenant
 from iotistica.store.users import UserStore
 from iotistica.streams.grants import Grants
 from iotistica.streams.notices import Notices
@@ -28,6 +31,7 @@ from iotistica.streams.notices import Notices
 _log = log.get(__name__)
 
 _FLUSH_S = 30.0
+_TENANT_S = 300.0
 _LIMIT_TIMEOUT_S = 0.5
 
 
@@ -55,6 +59,7 @@ class Identity:
             provider=ProviderTokens.of(settings),
             standings=self.standings,
             services=self.services,
+            tenants=Remembered(partial(known_tenant, pool), lifetime_s=_TENANT_S),
             agents=agents,
         )
         self.limiter = Limiter(

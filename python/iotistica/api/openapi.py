@@ -148,12 +148,15 @@ def _description(route: Route) -> str:
         route.contract.description,
         f"Needs the permission `{needs}`." if needs else "",
         "An agent may use it by its own key." if route.access.agents else "",
+        "Any user may use it." if route.access.users else "",
     ]
     return "\n\n".join(part for part in parts if part)
 
 
 def _security(route: Route) -> list[dict[str, list[str]]]:
     names = ["token", "apiKey"] if route.access.permission else []
+    if route.access.users:
+        names.append("token")
     if route.access.agents:
         names.append("deviceKey")
     return [{name: []} for name in names]

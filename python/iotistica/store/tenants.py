@@ -10,6 +10,7 @@ from iotistica.store.pool import BrokenRule, Pool, unavailable
 
 _ENSURE = "INSERT INTO tenants (id, name) VALUES ($1, $1) ON CONFLICT (id) DO NOTHING"
 _IDS = "SELECT id FROM tenants"
+_IS_ONE = "SELECT id FROM tenants WHERE id = $1"
 _QUOTAS = """
 SELECT id, quota_messages_per_s AS messages_per_s, quota_readings_per_s AS readings_per_s,
        quota_bytes_per_s AS bytes_per_s
@@ -27,6 +28,13 @@ async def tenant_ids(pool: Pool) -> set[str]:
     """Ids of all tenants. Raises `StoreUnavailable`."""
     with unavailable("list the tenants"):
         return {row["id"] for row in await pool.fetch(_IDS)}
+
+
+async def known_tenant(pool: Pool, tenant: str) -> str | None:
+    """The tenant where it exists. Raises `StoreUnavailable`."""
+    with unavailable("look up a tenant"):
+        found: str | None = await pool.fetchval(_IS_ONE, tenant.replace("\0", ""))
+    return found
 
 
 async def tenant_of_first_user(pool: Pool, wanted: str | None) -> str:

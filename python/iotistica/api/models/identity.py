@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from iotistica.api.models import Time
 from iotistica.api.principal import PERMISSIONS
 
 
@@ -25,8 +26,9 @@ FullName: TypeAlias = Annotated[str, _pattern(r"^[^\x00-\x1f]*$", "Ada Lovelace"
 RoleName: TypeAlias = Annotated[str, _pattern(r"^[a-z][a-z0-9_-]{0,31}$", "operator")]
 Password: TypeAlias = Annotated[str, Meta(min_length=8, max_length=256)]
 """At least eight characters (reference 6.1); the bound keeps hashing short."""
-Given: TypeAlias = Annotated[str, Meta(max_length=1024)]
-"""What is only compared with something."""
+Given: TypeAlias = Annotated[str, _pattern(r"^[^\x00]*$", "", most=1024)]
+"""What is only looked up, in PostgreSQL, which holds no NUL."""
+GivenPassword: TypeAlias = Annotated[str, Meta(max_length=256)]
 PermissionList: TypeAlias = Annotated[
     list[str],
     Meta(max_length=len(PERMISSIONS), extra_json_schema={"examples": [["device:read"]]}),
@@ -40,7 +42,7 @@ Word: TypeAlias = Annotated[str, _pattern(r"^[^\x00]+$", "7", most=200)]
 class LoginBody(msgspec.Struct, rename="camel"):
     """A user name, or an address in either field, and the password."""
 
-    password: Given
+    password: GivenPassword
     username: Given = ""
     email: Given = ""
     tenant_id: Given = ""
@@ -91,7 +93,7 @@ class RefreshBody(msgspec.Struct, rename="camel"):
 class ChangeBody(msgspec.Struct, rename="camel"):
     """The password of today and that of tomorrow."""
 
-    current_password: Given
+    current_password: GivenPassword
     new_password: Password
 
 
@@ -241,7 +243,7 @@ class CreateKey(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     name: KeyName
     permissions: PermissionList
     description: Description = ""
-    expires_at: datetime | None = None
+    expires_at: Time | None = None
     expires_in_days: Annotated[int, Meta(ge=1, le=3650)] | None = None
 
 
@@ -281,8 +283,8 @@ class EntryQuery(msgspec.Struct):
     """Such as `user/7`."""
     type: Word | None = None
     """Such as `user.created`."""
-    since: datetime | None = None
-    until: datetime | None = None
+    since: Time | None = None
+    until: Time | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     cursor: Cursor | None = None
 
@@ -314,7 +316,7 @@ class BootstrapBody(msgspec.Struct, rename="camel"):
     email: Email
     password: Password
     full_name: FullName = ""
-    tenant_id: Annotated[str, Meta(max_length=64)] | None = None
+    tenant_id: Given | None = None
 
 
 class Admitted(msgspec.Struct):

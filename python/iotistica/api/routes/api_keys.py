@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from iotistica.api import window
 from iotistica.api.http import Request
 from iotistica.api.identity import Identity
 from iotistica.api.models.identity import CreateKey, Id, IdPage, KeyList, KeyView, MadeKey
@@ -75,11 +76,10 @@ def _expiry(body: CreateKey) -> datetime | None:
         return now + timedelta(days=body.expires_in_days)
     if body.expires_at is None:
         return None
-    if body.expires_at.tzinfo is None:
-        raise BadRequest(f"field expiresAt is {body.expires_at}: it needs a time zone")
-    if body.expires_at <= now:
-        raise BadRequest(f"field expiresAt is {body.expires_at}: it must lie ahead")
-    return body.expires_at
+    expiry = window.moment("expiresAt", body.expires_at)
+    if expiry <= now:
+        raise BadRequest(f"field expiresAt is {body.expires_at!r}: it must lie ahead")
+    return expiry
 
 
 def _values(

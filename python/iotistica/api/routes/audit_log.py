@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from iotistica.api import window
 from iotistica.api.models.identity import EntryList, EntryQuery, EntryView
 from iotistica.api.principal import Principal
 from iotistica.api.route import route
-from iotistica.errors import BadRequest
 from iotistica.store.journal import Filter, Journal
 
 
@@ -23,16 +22,12 @@ class AuditLog:
     @route("GET", "/api/v1/audit-log", needs="settings:read")
     async def list(self, caller: Principal, query: EntryQuery) -> EntryList:
         """List what was changed in the tenant, by whom, before and after."""
-        for name in ("since", "until"):
-            moment: datetime | None = getattr(query, name)
-            if moment is not None and moment.tzinfo is None:
-                raise BadRequest(f"parameter {name} is {moment.isoformat()}: it needs a time zone")
         where = Filter(
             actor=query.actor,
             subject=query.subject,
             event_type=query.type,
-            since=query.since,
-            until=query.until,
+            since=None if query.since is None else window.moment("since", query.since),
+            until=None if query.until is None else window.moment("until", query.until),
         )
         below = None if query.cursor is None else int(query.cursor)
         rows = await self._journal.newest(caller.tenant, where, below=below, limit=query.limit)

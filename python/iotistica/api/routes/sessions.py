@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from iotistica import metrics
 from iotistica.api.http import Request
 from iotistica.api.identity import Identity
 from iotistica.api.models.identity import (
@@ -44,14 +45,16 @@ class Sessions:
         if not name:
             raise BadRequest("the body: one of username and email is required")
         tenant = body.tenant_id or request.headers.get("x-tenant-id") or None
-        account = f"{tenant or ''}/{name.lower()}"
-        await self._limiter.take("login", account, self._attempts)
         known = await self._identity.users.credentials(name, tenant)
+        # However the user is called: by name or address, with or without tenant.
+        account = name.lower() if known is None else f"user:{known.id}"
+        await self._limiter.take("login", account, self._attempts)
         user, session = await self._compared(request, known, body.password)
         self._limiter.give_back("login", account)
+        metrics.LOGINS.labels("accepted").inc()
         return await self._logged_in("Login successful", user, session)
 
-    @route("POST", "/api/v1/auth/refresh", public=True, limit="auth", errors=(401,))
+    @route("POST", "/api/v1/auth/refresh", public=True, errors=(401,))
     async def refresh(self, request: Request, body: RefreshBody) -> LoggedIn:
         """Get a new pair of tokens for a refresh token, which then is used up.
 
@@ -124,6 +127,7 @@ class Sessions:
         stored = None if known is None else known.password_hash
         verdict = await self._identity.passwords.verify(stored, password)
         if known is None:
+            metrics.LOGINS.labels("refused").inc()
             raise Denied(_WRONG)
         if verdict.is_right:
             user = await self._identity.users.get(known.tenant, known.id)
@@ -137,6 +141,7 @@ class Sessions:
                 return user, session
         # Whoever tried has not shown to be that user. The answer does not wait for the record,
         # or its time would tell that there is such a user.
+        metrics.LOGINS.labels("refused").inc()
         unproven = client(request, tenant=known.tenant)
         self._identity.later(self._identity.sessions.fail(unproven, known.id))
         raise Denied(_WRONG)
@@ -162,7 +167,7 @@ def client(request: Request, *, tenant: str = "", name: str = "unknown") -> Orig
         tenant=tenant,
         name=name,
         address=request.address,
-        user_agent=request.headers.get("user-agent", ""),
+        user_agent=request.user_agent,
         request_id=request.identifier,
     )
 
