@@ -16,10 +16,12 @@ from iotistica.api.peers import Peers
 from iotistica.api.presence import Presence, presence_of
 from iotistica.api.route import Route, routes_of
 from iotistica.api.routes.admission import Admission
+from iotistica.api.routes.agent_reports import AgentReports
 from iotistica.api.routes.api_keys import ApiKeys
 from iotistica.api.routes.audit import Audit
 from iotistica.api.routes.audit_log import AuditLog
 from iotistica.api.routes.dead_letters import DeadLetters
+from iotistica.api.routes.device_reports import DeviceReports
 from iotistica.api.routes.documents import Documents
 from iotistica.api.routes.readings import Readings
 from iotistica.api.routes.roles import Roles
@@ -75,6 +77,8 @@ def handlers(parts: Parts) -> list[Any]:
             streams=parts.streams,
             executor=ThreadPoolExecutor(_ENCODERS, "encode"),
         ),
+        DeviceReports(parts.settings, parts.pool, parts.streams),
+        AgentReports(parts.pool),
     ]
 
 
@@ -112,7 +116,7 @@ class Application:
             return ["the process is stopping"] if stopping() else []
 
         pool = await open_pool(settings, application_name=assignment.name)
-        streams = Streams(settings.require("redis_url"), outbox_most=settings.outbox_max_messages)
+        streams = Streams.of(settings)
         agents = AgentParts.of(settings, pool, streams)
         parts = Parts(
             settings=settings,

@@ -23,9 +23,11 @@ from iotistica.api.families.events import Events
 from iotistica.api.families.intake import Intake
 from iotistica.api.families.lane import Desk
 from iotistica.api.families.lifecycle import Lifecycle
+from iotistica.api.families.logs import Logs
 from iotistica.api.families.postman import Postman
 from iotistica.api.families.state import Metrics, Reports, State
 from iotistica.api.link import Link, run_together, serve
+from iotistica.api.log_writer import LogWriter
 from iotistica.api.members import Members
 from iotistica.api.outlet import Outlet
 from iotistica.api.presence import Presence, Watch, presence_of
@@ -38,6 +40,7 @@ from iotistica.spool import Spool
 from iotistica.store.broker_users import BrokerUserStore
 from iotistica.store.departures import Departures, prune
 from iotistica.store.events import EventStore
+from iotistica.store.logs import LogStore
 from iotistica.store.members import tenants_of
 from iotistica.store.pool import Pool, open_pool
 from iotistica.store.presence import PresenceStore
@@ -96,6 +99,7 @@ def families(means: Means) -> dict[str, Family]:
         "metrics": Metrics(reports),
         "events": Events(events),
         "agent": Lifecycle(events, means.streams.channels),
+        "logs": Logs(means.streams.logs),
     }
 
 
@@ -113,7 +117,9 @@ def chores(means: Means) -> list[Chore]:
         for agents in (await departures.newest()).values():
             means.members.forget(agents)
 
+    days = settings.log_retention_days
     return [
+        Chore("logs", 3600.0, partial(LogStore(pool).forget, days=days)),
         Chore("presence", every_s, watch.check),
         Chore("updates", 30.0, events.expire_updates),
         Chore("events", 600.0, partial(events.forget, days=settings.event_retention_days)),
@@ -161,6 +167,7 @@ class Control:
         )
         self._families = made(means)
         self._chores = chores(means)
+        members = Members(partial(tenants_of, pool))
         self._desk = Desk(
             members=members,
             tenants=self._tenants,
@@ -177,7 +184,17 @@ class Control:
             seen=self._presence.seen,
         )
         self._routes = Routes()
-        self._postman = Postman(streams, self._link.options.client_id)
+        own_name = self._link.options.client_id
+        self._postman = Postman(streams, own_name)
+        self._log_writer = LogWriter(
+            streams,
+            LogStore(pool),
+            name=own_name,
+            members=members,
+            executor=executor,
+            retention_days=settings.log_retention_days,
+            most_entries=settings.log_stream_max_entries,
+        )
         self._intake: Intake | None = None
 
     @property
@@ -190,7 +207,7 @@ class Control:
         lanes = self._intake.lanes.values() if self._intake is not None else ()
         held = (lane.held for lane in lanes)
         states = (self._link.error, *held, *self._outlet.reasons(), self._postman.error)
-        found = dict.fromkeys((*states, self._tenants.error))
+        found = dict.fromkeys((*states, self._tenants.error, self._log_writer.reason))
         return [reason for reason in found if reason is not None]
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -200,6 +217,7 @@ class Control:
             self._pressure.watch(),
             self._outlet.replay(),
             self._presence.repeat(),
+            self._log_writer.repeat(),
             *(chore.repeat() for chore in self._chores),
         )
 
@@ -223,7 +241,7 @@ async def run(assignment: supervisor.Assignment) -> None:
     settings, stop = assignment.settings, asyncio.Event()
     supervisor.on_signals(stop)
     pool = await open_pool(settings, application_name=assignment.name)
-    streams = Streams(settings.require("redis_url"), outbox_most=settings.outbox_max_messages)
+    streams = Streams.of(settings)
     spool = Spool(settings.spool_root("api"), max_bytes=settings.api_spool_max_bytes)
     executor = ThreadPoolExecutor(1, "decode")
     control = Control(
