@@ -7,7 +7,6 @@ import gzip
 import secrets
 import time
 import zlib
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -17,58 +16,17 @@ import brotli
 import orjson
 import pytest
 from tests.control import Place, until
-from tests.rest import KEY, Rest
+from tests.rest import Rest
 
-from iotistica import keys, ops
-from iotistica.api.application import Parts, routes
-from iotistica.api.auth import Tokens
+from iotistica import keys
 from iotistica.api.families.log_lines import entry, inflate, lines_of
-from iotistica.api.http import Request
-from iotistica.api.peers import Peers
-from iotistica.api.presence import presence_of
-from iotistica.api.principal import Principal
-from iotistica.api.route import Route
-from iotistica.api.table import Table
 from iotistica.errors import BadRequest, StoreUnavailable, TooLarge
-from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
 from iotistica.store.logs import LogStore
 from iotistica.store.pool import Pool, open_pool
 from iotistica.streams import Streams
 
 NOW = datetime.now(UTC).replace(microsecond=0)
-
-
-class Keys:
-    """Knows agents by a key that names them; everyone else by token."""
-
-    def __init__(self, tenant: str) -> None:
-        self._tenant = tenant
-        self._tokens = Tokens(KEY.encode())
-
-    async def identify(self, request: Request, route: Route) -> Principal:
-        if (key := request.headers.get("x-device-api-key")) is not None:
-            return Principal(kind="agent", tenant=self._tenant, id=key)
-        return await self._tokens.identify(request, route)
-
-
-@pytest.fixture
-async def api(place: Place) -> AsyncIterator[Rest]:
-    """The REST API on the place's servers; the key of an agent is its UUID."""
-    pool = await open_pool(place.settings, application_name="web")
-    streams = Streams.of(place.settings)
-    parts = Parts(
-        settings=Settings.load(jwt_secret=KEY),
-        pool=pool,
-        streams=streams,
-        peers=Peers("test", {}),
-        probe=ops.Probe("test"),
-        presence=presence_of(place.settings, pool, streams),
-    )
-    yield Rest(Table(routes(parts), Keys(place.tenant)), place.tenant)
-    await parts.peers.close()
-    await streams.close()
-    await pool.close()
 
 
 async def stored(place: Place) -> list[asyncpg.Record]:
@@ -155,16 +113,16 @@ NDJSON = b"\n".join(
     ],
 )
 async def test_a_batch_by_http_is_taken_once(
-    place: Place, api: Rest, encoding: str | None, body: bytes
+    place: Place, device_api: Rest, encoding: str | None, body: bytes
 ) -> None:
     headers = {"content-type": "application/x-ndjson", "x-batch-id": "b-1"}
     if encoding is not None:
         headers["content-encoding"] = encoding
     path = f"/api/v1/device/{place.agent}/logs"
-    first = await api.ask("POST", path, body, key=place.agent, headers=headers)
+    first = await device_api.ask("POST", path, body, key=place.agent, headers=headers)
     assert first.status == 202
     assert first.body == {"batchId": "b-1", "accepted": True, "queued": True}
-    again = await api.ask("POST", path, body, key=place.agent, headers=headers)
+    again = await device_api.ask("POST", path, body, key=place.agent, headers=headers)
     assert again.status == 200
     assert again.body == {"batchId": "b-1", "accepted": True, "duplicate": True}
     async with place.control():
@@ -175,11 +133,13 @@ async def test_a_batch_by_http_is_taken_once(
     assert orjson.loads(row["meta"]) == {"a": 1, "b": 2}
 
 
-async def test_the_entry_has_the_fields_of_the_reference(place: Place, api: Rest) -> None:
+async def test_the_entry_has_the_fields_of_the_reference(place: Place, device_api: Rest) -> None:
     headers = {"content-type": "application/json", "x-batch-id": "b-2"}
     path = f"/api/v1/device/{place.agent}/logs"
     body = b'[{"message":"m"}]'
-    assert (await api.ask("POST", path, body, key=place.agent, headers=headers)).status == 202
+    assert (
+        await device_api.ask("POST", path, body, key=place.agent, headers=headers)
+    ).status == 202
     ((_, fields),) = await place.redis.execute_command(
         "XRANGE", keys.log_stream(place.tenant), "-", "+"
     )
@@ -199,24 +159,26 @@ async def test_the_entry_has_the_fields_of_the_reference(place: Place, api: Rest
     assert 86_000 < ttl <= 86_400
 
 
-async def test_bad_batches_are_told_so(place: Place, api: Rest) -> None:
+async def test_bad_batches_are_told_so(place: Place, device_api: Rest) -> None:
     path = f"/api/v1/device/{place.agent}/logs"
     zipped = {"content-encoding": "zip"}
-    assert (await api.ask("POST", path, b"x", key=place.agent, headers=zipped)).status == 400
-    assert (await api.ask("POST", path, b"", key=place.agent)).status == 400
+    assert (await device_api.ask("POST", path, b"x", key=place.agent, headers=zipped)).status == 400
+    assert (await device_api.ask("POST", path, b"", key=place.agent)).status == 400
     large = b" " * (10 * 1024 * 1024 + 1)
-    assert (await api.ask("POST", path, large, key=place.agent)).status == 413
-    assert (await api.ask("POST", path, b"[]", key=str(uuid4()))).status == 403
-    assert (await api.ask("POST", path, b"[]", role=None)).status == 401
-    assert (await api.ask("POST", path, b"[]")).status == 403
+    assert (await device_api.ask("POST", path, large, key=place.agent)).status == 413
+    assert (await device_api.ask("POST", path, b"[]", key=str(uuid4()))).status == 403
+    assert (await device_api.ask("POST", path, b"[]", role=None)).status == 401
+    assert (await device_api.ask("POST", path, b"[]")).status == 403
     assert await place.redis.xlen(keys.log_stream(place.tenant)) == 0
 
 
-async def test_a_batch_that_cannot_be_read_becomes_a_dead_letter(place: Place, api: Rest) -> None:
+async def test_a_batch_that_cannot_be_read_becomes_a_dead_letter(
+    place: Place, device_api: Rest
+) -> None:
     """The reference has no dead letters for logs."""
     path = f"/api/v1/device/{place.agent}/logs"
-    assert (await api.ask("POST", path, b"no json", key=place.agent)).status == 202
-    assert (await api.ask("POST", path, b'["fine"]', key=place.agent)).status == 202
+    assert (await device_api.ask("POST", path, b"no json", key=place.agent)).status == 202
+    assert (await device_api.ask("POST", path, b'["fine"]', key=place.agent)).status == 202
     async with place.control():
         (letter,) = await until(place.letters)
         (row,) = await lines(place, 1)
@@ -239,10 +201,10 @@ async def test_lines_of_an_agent_of_nobody_become_dead_letters(place: Place) -> 
     assert await stored(place) == []
 
 
-async def test_entries_that_a_writer_left_are_stored_once(place: Place, api: Rest) -> None:
+async def test_entries_that_a_writer_left_are_stored_once(place: Place, device_api: Rest) -> None:
     """Killed between commit and acknowledgment: the entry comes again and adds nothing."""
     path = f"/api/v1/device/{place.agent}/logs"
-    await api.ask("POST", path, b'["a", "a", "b"]', key=place.agent)
+    await device_api.ask("POST", path, b'["a", "a", "b"]', key=place.agent)
     streams = Streams.of(place.settings)
     name = f"{place.settings.mqtt_client_id}-control-0"
     ((entry_id, fields),) = await streams.logs.read(place.tenant, name, count=10)
@@ -261,15 +223,15 @@ async def test_entries_that_a_writer_left_are_stored_once(place: Place, api: Res
     assert sorted(row["message"] for row in await stored(place)) == ["a", "a", "b"]
 
 
-async def test_logs_wait_while_postgresql_hangs(place: Place, api: Rest) -> None:
+async def test_logs_wait_while_postgresql_hangs(place: Place, device_api: Rest) -> None:
     path = f"/api/v1/device/{place.agent}/logs"
     async with place.control() as control:
-        await api.ask("POST", path, b'["before"]', key=place.agent)
+        await device_api.ask("POST", path, b'["before"]', key=place.agent)
         await lines(place, 1)
         with place.stopped_postgres():
             # What needs Redis alone goes on.
             for n in range(20):
-                answer = await api.ask("POST", path, b'["%d"]' % n, key=place.agent)
+                answer = await device_api.ask("POST", path, b'["%d"]' % n, key=place.agent)
                 assert answer.status == 202
 
             async def says_why() -> bool:
@@ -381,11 +343,11 @@ async def test_old_days_are_removed_whole(pool: Pool, agent: str, connection: An
     assert await connection.fetchval("SELECT count(*) FROM agent_logs") == 6
 
 
-async def test_dropped_summaries_are_kept_once(place: Place, api: Rest) -> None:
+async def test_dropped_summaries_are_kept_once(place: Place, device_api: Rest) -> None:
     path = f"/api/v1/device/{place.agent}/logs/dropped-summaries"
     body = {"summaries": [{"service": "a", "count": 7}, {"x": "\0"}], "reportedAt": "2026-01-31"}
     for _ in range(2):
-        answer = await api.ask("POST", path, body, key=place.agent)
+        answer = await device_api.ask("POST", path, body, key=place.agent)
         assert answer.status == 200
         assert (answer.body["status"], answer.body["received"]) == ("ok", 2)
     rows = await place.database.fetch("SELECT * FROM agent_log_drops ORDER BY id")
