@@ -338,6 +338,21 @@ async def test_messages_for_agents_wait_for_a_control(noted: Place) -> None:
     await streams.close()
 
 
+async def test_a_message_that_the_broker_refuses_becomes_a_dead_letter(noted: Place) -> None:
+    streams = Streams(noted.settings.require("redis_url"))
+    async with noted.control(made=notes):
+        await streams.outbox.put([Outgoing("outside/of/our/tree", b"no")])
+        (letter,) = await until(partial(noted.letters, keys.STRAY))
+
+        async def empty() -> bool:
+            return await streams.outbox.waiting() == 0
+
+        await until(empty)
+    await streams.close()
+    assert (letter[b"stage"], letter[b"reason"]) == (b"outbox", b"refused_by_broker")
+    assert (letter[b"topic"], letter[b"data"]) == (b"outside/of/our/tree", b"no")
+
+
 # The process
 
 
