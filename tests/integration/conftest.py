@@ -212,13 +212,15 @@ async def device_api(place: Place, heard: Presence) -> AsyncIterator[Rest]:
     settings = place.settings.model_copy(update={"jwt_secret": SecretStr(KEY)})
     pool = await open_pool(settings, application_name="web")
     streams = Streams.of(settings)
-    identity = Identity(settings, pool, Tokens(KEY.encode()))
+    agents = AgentParts.of(settings, pool, streams)
+    identity = Identity(settings, pool, Tokens(KEY.encode()), agents.device_keys)
     parts = Parts(
         settings=settings,
         pool=pool,
         streams=streams,
         peers=Peers("test", {}),
         probe=ops.Probe("test"),
+        agents=agents,
         identity=identity,
         presence=heard,
     )
