@@ -117,8 +117,7 @@ def simulate(
     rate: Annotated[
         float | None,
         typer.Option(
-            help="Messages a second of the whole fleet. Without it: as fast as the broker "
-            "acknowledges where --messages is given, else one a second from each agent."
+            help="Messages a second of the fleet; else 1 per agent, unbound with --messages."
         ),
     ] = None,
     readings_per_message: Annotated[int, typer.Option(min=1, max=10_000)] = 60,
@@ -128,6 +127,9 @@ def simulate(
     duplicates: Annotated[float, share("Messages that are published twice.")] = 0.0,
     malformed: Annotated[float, share("Messages that must be rejected.")] = 0.0,
     late: Annotated[float, share("Messages that come days late.")] = 0.0,
+    reports: Annotated[
+        bool, typer.Option("--reports", help="Agents report state, metrics and logs, too.")
+    ] = False,
     seed: Annotated[str, typer.Option(help="Names the fleet: same seed, same agents.")] = "0",
     tenant: Annotated[
         str | None, typer.Option(help="Tenant of the agents; a data directory has its own.")
@@ -156,6 +158,7 @@ def simulate(
             malformed=malformed,
             late=late,
             seed=seed,
+            reports=reports,
         )
         is_well = run(
             plan,

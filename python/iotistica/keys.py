@@ -59,6 +59,9 @@ def log_batch(tenant: str, agent: str, batch: str) -> str:
     return f"tenant:{{{tenant}}}:batch:{agent}:{batch}"
 
 
+LOG_TENANTS = "iotistica:log-tenants"
+"""Tenants whose log streams may have entries."""
+
 OUTBOX = "iotistica:outbox"
 """Messages on their way to agents."""
 

@@ -107,6 +107,8 @@ CONTROL_RECONNECTS = _counter("control_reconnects_total", "MQTT sessions opened 
 CONTROL_IN_FLIGHT = _gauge(
     "control_in_flight_messages", "MQTT messages received and not yet acknowledged"
 )
+LOG_LINES = _counter("log_lines_total", "Lines of container logs written to the table")
+LOG_STREAM_ENTRIES = _gauge("log_stream_entries", "Entries of container logs that wait")
 PRESENCE_CHANGES = _counter("presence_changes_total", "Agents that came or went", "presence")
 OUTBOX_SENT = _counter("outbox_sent_total", "Messages to agents that the broker has")
 OUTBOX_REFUSED = _counter("outbox_refused_total", "Messages to agents that the broker refused")

@@ -127,6 +127,9 @@ class Settings(IdentitySettings, AgentSettings):
     # Silence from which on an agent counts as offline, and how often somebody looks.
     agent_offline_after_s: Annotated[float, Field(ge=1)] = 300.0
     presence_check_s: Annotated[float, Field(gt=0, le=60)] = 30.0
+    # Entries of container logs that wait for the table, of each tenant; more are refused.
+    log_stream_max_entries: Annotated[int, Field(ge=1)] = 500_000
+    log_retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
     event_retention_days: Annotated[int, Field(ge=1)] = 365
 
     stop_grace_s: Annotated[float, Field(ge=0, le=60)] = 8.0

@@ -192,7 +192,8 @@ class Platform:
         options = self._options
         rate = [] if options.rate is None else ["--rate", str(options.rate)]
         where = ["--data-dir", str(self._directory.path), "--seed", _FLEET_SEED]
-        return self._program("simulate", "--agents", str(options.simulate), *where, *rate)
+        size = ["--agents", str(options.simulate), "--reports"]
+        return self._program("simulate", *size, *where, *rate)
 
     def _died(self, sentence: str) -> None:
         if self._options.json:

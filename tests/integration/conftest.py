@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 import redis.asyncio
+from pydantic import SecretStr
 from tests import cloud_api
 from tests.control import Place, forget
 from tests.rest import KEY, Rest
@@ -23,10 +24,13 @@ from iotistica import ops
 from iotistica.api.agent_parts import AgentParts
 from iotistica.api.application import Parts, routes
 from iotistica.api.auth import Tokens
+from iotistica.api.http import Request
 from iotistica.api.identity import Identity
 from iotistica.api.peers import Peers
-from iotistica.api.presence import presence_of
-from iotistica.api.table import Table
+from iotistica.api.presence import Presence, presence_of
+from iotistica.api.principal import Principal
+from iotistica.api.route import Route
+from iotistica.api.table import Callers, Table
 from iotistica.credentials import User
 from iotistica.embedded import broker as brokers
 from iotistica.embedded.ports import free_port
@@ -177,3 +181,53 @@ async def place(
     await client.aclose()
     for name in ("control-0", "control-1", "bridge-0"):
         await forget(settings, name)
+
+
+class _Keys:
+    """Knows agents by a key that names them, everyone else as usual."""
+
+    def __init__(self, tenant: str, others: Callers) -> None:
+        self._tenant = tenant
+        self._others = others
+
+    async def identify(self, request: Request, route: Route) -> Principal:
+        if (key := request.headers.get("x-device-api-key")) is not None:
+            return Principal(kind="agent", tenant=self._tenant, id=key)
+        return await self._others.identify(request, route)
+
+
+@pytest.fixture
+async def heard(place: Place) -> AsyncIterator[Presence]:
+    """Who called `device_api`."""
+    pool = await open_pool(place.settings, application_name="web")
+    streams = Streams.of(place.settings)
+    yield presence_of(place.settings, pool, streams)
+    await streams.close()
+    pool.terminate()
+
+
+@pytest.fixture
+async def device_api(place: Place, heard: Presence) -> AsyncIterator[Rest]:
+    """The REST API on the servers of `place`; the key of an agent is its UUID."""
+    settings = place.settings.model_copy(update={"jwt_secret": SecretStr(KEY)})
+    pool = await open_pool(settings, application_name="web")
+    streams = Streams.of(settings)
+    agents = AgentParts.of(settings, pool, streams)
+    identity = Identity(settings, pool, Tokens(KEY.encode()), agents.device_keys)
+    parts = Parts(
+        settings=settings,
+        pool=pool,
+        streams=streams,
+        peers=Peers("test", {}),
+        probe=ops.Probe("test"),
+        agents=agents,
+        identity=identity,
+        presence=heard,
+    )
+    identity.start()
+    keys = _Keys(place.tenant, identity.callers)
+    yield Rest(Table(routes(parts), keys, heard=heard.seen), place.tenant, identity)
+    await identity.close()
+    await parts.peers.close()
+    await streams.close()
+    pool.terminate()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
 import os
@@ -12,7 +11,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +20,10 @@ from typing import Any
 import asyncpg
 import pytest
 import redis.asyncio
+from tests.control import forget, short, until
 
 from iotistica import keys, metrics, mqtt
 from iotistica.api.bridge import Bridge
-from iotistica.api.link import session_options
 from iotistica.api.tenants import Tenants
 from iotistica.settings import Settings
 from iotistica.spool import Spool
@@ -36,19 +35,6 @@ from iotistica.streams import Streams
 from iotistica.supervisor import Role, _assignment
 
 DICTIONARY = json.dumps({"version": 3, "fields": ["a", "b"]}).encode()
-
-
-def short(identifier: str) -> str:
-    raw = bytes.fromhex(identifier.replace("-", ""))
-    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
-
-
-async def until(holds: Callable[[], Awaitable[Any]], timeout_s: float = 20.0) -> Any:
-    """Wait for a condition; its value."""
-    async with asyncio.timeout(timeout_s):
-        while not (value := await holds()):
-            await asyncio.sleep(0.01)
-        return value
 
 
 @dataclass
@@ -153,21 +139,6 @@ async def world(
     await client.aclose()
     for name in ("bridge-0", "bridge-1"):
         await forget(settings, name)
-
-
-async def forget(settings: Settings, name: str) -> None:
-    """Remove a persistent session, or it would take its share of the next test's messages."""
-    kept = session_options(settings, name)
-    gone = mqtt.Options(
-        host=kept.host,
-        port=kept.port,
-        username=kept.username,
-        password=kept.password,
-        client_id=kept.client_id,
-        clean_start=True,
-    )
-    async with mqtt.connect(gone):
-        pass
 
 
 async def subscribed(bridge: Bridge) -> None:

@@ -22,7 +22,7 @@ from tests.control import Place, short, until
 
 from iotistica import keys, metrics, mqtt
 from iotistica.api.bridge import Bridge
-from iotistica.api.control import Means
+from iotistica.api.duties import Means
 from iotistica.api.families import Family, Incoming, Refusal
 from iotistica.api.tenants import Tenants
 from iotistica.spool import Spool
@@ -336,6 +336,21 @@ async def test_messages_for_agents_wait_for_a_control(noted: Place) -> None:
             await until(empty)
     assert received == [b"%d" % n for n in range(600)]
     await streams.close()
+
+
+async def test_a_message_that_the_broker_refuses_becomes_a_dead_letter(noted: Place) -> None:
+    streams = Streams(noted.settings.require("redis_url"))
+    async with noted.control(made=notes):
+        await streams.outbox.put([Outgoing("outside/of/our/tree", b"no")])
+        (letter,) = await until(partial(noted.letters, keys.STRAY))
+
+        async def empty() -> bool:
+            return await streams.outbox.waiting() == 0
+
+        await until(empty)
+    await streams.close()
+    assert (letter[b"stage"], letter[b"reason"]) == (b"outbox", b"refused_by_broker")
+    assert (letter[b"topic"], letter[b"data"]) == (b"outside/of/our/tree", b"no")
 
 
 # The process

@@ -19,10 +19,12 @@ from iotistica.api.presence import Presence, presence_of
 from iotistica.api.route import Route, routes_of
 from iotistica.api.routes import state_poll
 from iotistica.api.routes.admission import Admission
+from iotistica.api.routes.agent_reports import AgentReports
 from iotistica.api.routes.api_keys import ApiKeys
 from iotistica.api.routes.audit import Audit
 from iotistica.api.routes.audit_log import AuditLog
 from iotistica.api.routes.dead_letters import DeadLetters
+from iotistica.api.routes.device_reports import DeviceReports
 from iotistica.api.routes.documents import Documents
 from iotistica.api.routes.readings import Readings
 from iotistica.api.routes.roles import Roles
@@ -87,6 +89,8 @@ def handlers(parts: Parts) -> list[Any]:
             device_keys=parts.agents.device_keys,
             seen=parts.presence.seen,
         ),
+        DeviceReports(parts.settings, parts.pool, parts.streams),
+        AgentReports(parts.pool),
     ]
 
 
@@ -128,7 +132,7 @@ class Application:
             return ["the process is stopping"] if stopping() else []
 
         pool = await open_pool(settings, application_name=assignment.name)
-        streams = Streams(settings.require("redis_url"), outbox_most=settings.outbox_max_messages)
+        streams = Streams.of(settings)
         agents = AgentParts.of(settings, pool, streams)
         parts = Parts(
             settings=settings,

@@ -9,26 +9,20 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
 
 from iotistica._native import format_topic
 from iotistica.errors import StoreUnavailable
 from iotistica.simulator.faults import malformed
 from iotistica.simulator.ledger import AgentLedger, Malformed, digest
+from iotistica.simulator.link import Link
 from iotistica.simulator.payloads import Payloads, Span
 from iotistica.simulator.plan import COMPACTED, PLAIN, Format, Plan
+from iotistica.simulator.reports import Reports
 from iotistica.simulator.series import Series
 
 _DAY_US = 86_400_000_000
 _LONGEST_STEP_US = 5_000_000
 _BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
-
-
-class Link(Protocol):
-    """An MQTT session that publishes with QoS 1."""
-
-    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Return when the broker has acknowledged. Raises `StoreUnavailable`."""
 
 
 Connect = Callable[[str], AbstractAsyncContextManager[Link]]
@@ -103,6 +97,7 @@ class Agent:
         self._unsettled: dict[Message, None] = {}
         self._echoes: deque[Message] = deque()
         self._producer: asyncio.Task[None] | None = None
+        self._reports = Reports(tenant, uuid, index, plan.seed) if plan.reports else None
         self._stopping = False
         self.uuid, self.index = uuid, index
         self.ledger = AgentLedger(uuid, index, self._clock.began_us)
@@ -151,7 +146,10 @@ class Agent:
             for message in tuple(self._unsettled):
                 await publisher.publish(self._topic, message, self._settle)
             if not self._stopping:
-                self._producer = group.create_task(self._produce(publisher, due))
+                producer = self._producer = group.create_task(self._produce(publisher, due))
+                if self._reports is not None:
+                    reporting = group.create_task(self._reports.publish(link))
+                    producer.add_done_callback(lambda _: reporting.cancel())
 
     async def _produce(self, publisher: _Publisher, due: Due) -> None:
         while (delay := due(self.index, self._made)) is not None:

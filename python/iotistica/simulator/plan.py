@@ -54,6 +54,8 @@ class Plan:
     seed: str = "0"
     outstanding: int = 32
     """Messages an agent may have published and not yet seen acknowledged."""
+    reports: bool = False
+    """Whether agents report state, metrics and logs beside; no part of the figures."""
 
     def __post_init__(self) -> None:
         for name in _SHARES:

@@ -23,7 +23,8 @@ from iotistica.credentials import Credentials, User
 from iotistica.embedded.directory import STATE, default_directory
 from iotistica.errors import ConfigError, StoreUnavailable
 from iotistica.settings import Settings
-from iotistica.simulator.agent import Connect, Link
+from iotistica.simulator.agent import Connect
+from iotistica.simulator.link import Link
 
 _RELOAD_TIMEOUT_S = 15.0
 _CONNECTS_AT_ONCE = 32

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import orjson
-
+from iotistica.store.documents import json_text
 from iotistica.store.pool import Connection, Pool, unavailable
 
 UPDATE_TIMEOUT_MINUTES = 30
@@ -180,5 +179,5 @@ async def _move(connection: Connection, step: Step, *, begins: bool) -> None:
 def _columns(events: Sequence[Event]) -> list[list[Any]]:
     names = ("tenant", "agent", "source", "type", "time", "digest")
     by_name = {name: [getattr(one, name) for one in events] for name in names}
-    data = [orjson.dumps(one.data).decode() for one in events]
+    data = [json_text(one.data) for one in events]
     return [*(by_name[name] for name in names[:-1]), data, by_name["digest"]]

@@ -9,8 +9,8 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-import orjson
 
+from iotistica.store.documents import json_text
 from iotistica.store.pool import Pool, unavailable
 
 SYSTEM_METRICS = (
@@ -121,8 +121,8 @@ class Report:
             _json(self.fields.get("apps")),
             _json(self.fields.get("config")),
             self.fields.get("version"),
-            orjson.dumps(info).decode(),
-            orjson.dumps(self.stamps).decode(),
+            json_text(info),
+            json_text(self.stamps),
             datetime.fromtimestamp(self.reported_ms / 1000, UTC),
         )
 
@@ -184,4 +184,4 @@ def _moments(rows: Sequence[asyncpg.Record]) -> list[dict[str, Any]]:
 
 
 def _json(value: Any) -> str | None:
-    return None if value is None else orjson.dumps(value).decode()
+    return None if value is None else json_text(value)

@@ -5,6 +5,7 @@ from iotistica.streams.client import Entry
 from iotistica.streams.ledger import InFlight, Ledger
 from iotistica.streams.letter import DeadLetter, Filter, Letter
 from iotistica.streams.letters import Letters
+from iotistica.streams.logs import LogStreams
 from iotistica.streams.outbox import Outbox, Outgoing, outgoing
 from iotistica.streams.telemetry import FIRST, Settlement, StreamDepth, Streams
 from iotistica.streams.watch import GroupDepth, Survey, Watch, watching
@@ -20,6 +21,7 @@ __all__ = [
     "Ledger",
     "Letter",
     "Letters",
+    "LogStreams",
     "Outbox",
     "Outgoing",
     "Settlement",

@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 from iotistica import dictionaries, keys
 from iotistica.keys import Feed
 from iotistica.sequences import MOST_NUMBER, Range, run_text
+from iotistica.settings import Settings
 from iotistica.streams.channels import Channels
 from iotistica.streams.client import (
     Argument,
@@ -25,6 +26,7 @@ from iotistica.streams.client import (
 from iotistica.streams.ledger import Ledger
 from iotistica.streams.letter import DeadLetter
 from iotistica.streams.letters import Letters
+from iotistica.streams.logs import MOST_ENTRIES, LogStreams
 from iotistica.streams.outbox import MOST_MESSAGES, Outbox
 from iotistica.streams.watch import unread
 
@@ -122,7 +124,9 @@ class Streams:
     Nothing is retried here: whether to try again is decided once, by the caller.
     """
 
-    def __init__(self, url: str, *, outbox_most: int = MOST_MESSAGES) -> None:
+    def __init__(
+        self, url: str, *, outbox_most: int = MOST_MESSAGES, logs_most: int = MOST_ENTRIES
+    ) -> None:
         self._redis = connect(url, timeout_s=_COMMAND_TIMEOUT_S)
         # Blocking reads have connections of their own, so that no command waits behind one; the
         # time-out must outlast every BLOCK, or the client drops a reply that Redis has delivered.
@@ -130,9 +134,19 @@ class Streams:
         self.ledger = Ledger(self._redis)
         self.letters = Letters(self._redis)
         self.channels = Channels(self._redis)
+        self.logs = LogStreams(self._redis, most=logs_most)
         self.outbox = Outbox(self._redis, self._reader, most=outbox_most)
         self.on_lost: Callable[[str, Feed], None] = lambda tenant, feed: None
         """Is told of a consumer group that was gone and has been made again."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Streams:
+        """The streams of a process, with the bounds that its settings give."""
+        return cls(
+            settings.require("redis_url"),
+            outbox_most=settings.outbox_max_messages,
+            logs_most=settings.log_stream_max_entries,
+        )
 
     async def add(
         self,

@@ -7,12 +7,14 @@ import contextlib
 import time
 from collections.abc import Mapping
 
-from iotistica import keys, metrics, tasks
+from iotistica import keys, log, metrics, tasks
 from iotistica._native import InvalidTopic
 from iotistica.api.batch import Route, Routes
 from iotistica.api.families.family import Family
 from iotistica.api.families.lane import Desk, Lane
 from iotistica.mqtt import Session
+
+_occasional = log.Occasional(log.get(__name__))
 
 
 class Intake:
@@ -67,7 +69,9 @@ class Intake:
                 else:
                     lane = self._lane(route)
                 if lane is None:
-                    # Nothing that we subscribed to looks like this.
+                    # A subscription of an older version may live on in the session.
+                    metrics.CONTROL_REJECTED.labels("no_family").inc()
+                    _occasional.warning("no family takes this topic", topic=message.topic)
                     self._session.acknowledge([message])
                 else:
                     lane.put(message, route, received_ms)

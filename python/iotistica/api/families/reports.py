@@ -131,7 +131,8 @@ def _normalized(fields: dict[str, Any]) -> dict[str, Any]:
         if name in fields and not _is_number(fields[name]):
             fields[name] = None
     version = fields.get("version")
-    if version is not None and not (isinstance(version, int) and abs(version) <= _MOST_VERSION):
+    is_whole = isinstance(version, int) and not isinstance(version, bool)
+    if version is not None and not (is_whole and abs(version) <= _MOST_VERSION):
         del fields["version"]
     return fields
 

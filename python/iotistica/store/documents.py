@@ -1,0 +1,17 @@
+"""JSON as PostgreSQL can hold it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+"""NUL in JSON, which no jsonb holds; not where its backslash is itself escaped."""
+
+
+def json_text(value: Any) -> str:
+    """JSON of a value, without NUL."""
+    text = orjson.dumps(value).decode()
+    return _NUL.sub(r"\1", text) if "\\u0000" in text else text
