@@ -21,10 +21,12 @@ from iotistica.api.batch import Routes
 from iotistica.api.families import Family
 from iotistica.api.families.events import Events
 from iotistica.api.families.intake import Intake
+from iotistica.api.families.jobs import Jobs
 from iotistica.api.families.lane import Desk
 from iotistica.api.families.lifecycle import Lifecycle
 from iotistica.api.families.postman import Postman
 from iotistica.api.families.state import Metrics, Reports, State
+from iotistica.api.foreman import Foreman
 from iotistica.api.link import Link, run_together, serve
 from iotistica.api.members import Members
 from iotistica.api.outlet import Outlet
@@ -35,6 +37,7 @@ from iotistica.backoff import Backoff
 from iotistica.errors import StoreUnavailable
 from iotistica.settings import Settings
 from iotistica.spool import Spool
+from iotistica.store.agent_jobs import AgentJobs
 from iotistica.store.broker_users import BrokerUserStore
 from iotistica.store.departures import Departures, prune
 from iotistica.store.events import EventStore
@@ -96,6 +99,12 @@ def families(means: Means) -> dict[str, Family]:
         "metrics": Metrics(reports),
         "events": Events(events),
         "agent": Lifecycle(events, means.streams.channels),
+        "jobs": Jobs(
+            AgentJobs(means.pool),
+            means.streams.outbox,
+            means.streams.channels,
+            most_output_bytes=means.settings.job_output_max_bytes,
+        ),
     }
 
 
@@ -108,6 +117,7 @@ def chores(means: Means) -> list[Chore]:
     events = EventStore(pool)
     broker = Reconciler(BrokerUserStore(pool), accounts(settings), AgentDigests(settings))
     departures = Departures(pool)
+    foreman = Foreman(pool, means.streams.outbox, means.streams.channels)
 
     async def forget_departed() -> None:
         for agents in (await departures.newest()).values():
@@ -120,6 +130,7 @@ def chores(means: Means) -> list[Chore]:
         Chore("tell the broker of its users", settings.accounts_period_s, broker.catch_up),
         Chore("forget agents that left", _DEPARTURES_S, forget_departed),
         Chore("prune what is old", _PRUNE_S, partial(prune, pool)),
+        Chore("jobs", settings.job_check_s, foreman.work),
     ]
 
 
