@@ -154,8 +154,8 @@ WHERE job_id = $1
 _NEXT_RUN = """
 UPDATE job_executions
 SET executions = executions + 1, started_at = coalesce(started_at, $2),
-    next_run_at = next_run_at + make_interval(mins => $3 * (1 + floor(
-        extract(epoch FROM $2 - next_run_at) / 60 / $3)::integer)),
+    next_run_at = next_run_at + make_interval(mins => $3::integer * (1 + floor(
+        extract(epoch FROM $2 - next_run_at) / 60 / $3::integer)::integer)),
     status = CASE WHEN executions + 1 >= max_executions THEN 'IN_PROGRESS' ELSE status END,
     fanned_out = coalesce(executions + 1 >= max_executions, false)
 WHERE job_id = $1
