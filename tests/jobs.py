@@ -143,7 +143,7 @@ def open_yard(rest: Rest, pool: Pool, streams: Streams, key: str) -> Yard:
     ]
     table = Table([one for part in parts for one in routes_of(part)], Callers(key, tenants))
     return Yard(
-        rest=Rest(table, rest.tenant),
+        rest=Rest(table, rest.tenant, rest.identity),
         pool=pool,
         streams=streams,
         foreman=Foreman(pool, streams.outbox, channels, clock=clock),

@@ -125,7 +125,7 @@ async def test_what_redis_did_not_take_is_told_later(yard: Yard) -> None:
     assert await yard.counts(job) == {"total": 2, "queued": 2}
 
 
-async def test_events_are_published_as_they_happen(yard: Yard) -> None:
+async def test_events_are_published_as_they_happen_and_kept(yard: Yard) -> None:
     (agent,) = await yard.hire(1)
     heard: list[dict[str, Any]] = []
     listener = yard.streams.channels._redis.pubsub()
@@ -144,22 +144,43 @@ async def test_events_are_published_as_they_happen(yard: Yard) -> None:
     await yard.say(agent, begun, status="IN_PROGRESS")
     await yard.say(agent, begun, status="SUCCEEDED")
     async with asyncio.timeout(10):
-        while len(heard) < 6:
+        while len(heard) < 8:
             message = await listener.get_message(ignore_subscribe_messages=True, timeout=1)
             if message is not None:
                 heard.append(orjson.loads(message["data"]))
     await listener.aclose()
     assert [(one["type"], one["data"]["jobId"]) for one in heard] == [
+        ("job.started", job),
         ("job.progress", job),
         ("job.failed", job),
         ("job.cancelled", canceled),
+        ("job.started", slow),
         ("job.timeout", slow),
         ("job.started", begun),
         ("job.completed", begun),
     ]
-    assert heard[0]["data"]["statusDetails"] == {"progress": 5}
-    assert heard[1]["data"]["stderr"] == "x" * 500
-    assert heard[1]["deviceUuid"] == agent
+    assert heard[1]["data"]["statusDetails"] == {"progress": 5}
+    assert heard[2] == {
+        "deviceUuid": agent,
+        "type": "job.failed",
+        "data": {
+            "jobId": job,
+            "jobName": "j",
+            "status": "FAILED",
+            "executionNumber": 1,
+            "exitCode": 2,
+            "stderr": "x" * 500,
+            "statusDetails": {"exit_code": 2},
+        },
+        "timestamp": "2026-03-01T12:00:00+00:00",
+    }
+    kept = await yard.pool.fetch(
+        "SELECT type, data FROM agent_events WHERE tenant_id = $1 AND source = 'jobs' ORDER BY id",
+        yard.tenant,
+    )
+    assert [(row["type"], orjson.loads(row["data"])) for row in kept] == [
+        (one["type"], one["data"]) for one in heard if one["type"] != "job.progress"
+    ]
 
 
 # Time-outs and retries

@@ -10,7 +10,9 @@ import pytest
 from tests.jobs import DOCUMENT, MOST_OUTPUT, Yard, open_yard
 from tests.rest import KEY, Rest
 
-from iotistica.store.journal import Filter, Journal
+from iotistica.selection import AgentFilter
+from iotistica.store.groups import GroupStore
+from iotistica.store.journal import Filter, Journal, Origin
 from iotistica.store.pool import Pool
 from iotistica.streams import Streams
 
@@ -98,6 +100,7 @@ async def test_an_order_can_be_given_on_a_freshly_migrated_database(yard: Yard) 
         "job_document": DOCUMENT,
         "target_type": "all",
         "target_agents": [],
+        "target_group": None,
         "target_filter": None,
         "execution_type": "once",
         "schedule": None,
@@ -154,7 +157,65 @@ async def test_a_job_is_for_those_it_names_or_that_fit_its_filter(yard: Yard) ->
     assert {one["agent_name"] for one in listed.body["agents"]} == {"pump-1", "pump-10", "pump-11"}
     both = {"name": "pump-*", "uuids": [agents[3], NOWHERE]}
     fitting = await yard.execute(target_type="group", target_filter=both)
+    assert fitting["target_filter"] == both
     assert await yard.counts(fitting["job_id"]) == {"total": 1, "queued": 1}
+
+
+async def test_a_job_is_for_a_fleet_and_for_those_in_a_group_when_it_begins(yard: Yard) -> None:
+    agents = await yard.hire(4)
+    fleet = await yard.pool.fetchval(
+        "INSERT INTO fleets (tenant_id, fleet_name) VALUES ($1, 'north') RETURNING fleet_uuid",
+        yard.tenant,
+    )
+    join = "UPDATE agents SET fleet_uuid = $1 WHERE uuid = ANY ($2::text[]::uuid[])"
+    await yard.pool.execute(join, fleet, agents[:2])
+    job = await yard.execute(target_type="group", target_filter={"fleet": str(fleet)})
+    assert job["total_agents"] == 2
+    group = await GroupStore(yard.pool).add(
+        Origin(tenant=yard.tenant),
+        name="north",
+        description="",
+        chosen=AgentFilter(fleet=fleet),
+    )
+    later = await yard.execute(
+        target_type="group",
+        target_group=str(group),
+        target_filter={"name": "pump-*", "noneOf": [{"uuids": agents[:1]}]},
+        execution_type="scheduled",
+        schedule={"scheduled_at": "2026-03-01T12:00:30Z"},
+    )
+    await yard.pool.execute(join, fleet, agents[2:3])
+    yard.clock.pass_s(30)
+    await yard.foreman.work()
+    path = f"/api/v1/jobs/executions/{later['job_id']}/agents"
+    listed = (await yard.rest.ask("GET", path)).body["agents"]
+    assert [one["agent_uuid"] for one in listed] == agents[1:3]
+
+
+async def test_a_job_whose_group_is_gone_when_it_begins_is_given_up(yard: Yard) -> None:
+    await yard.hire(1)
+    groups, origin = GroupStore(yard.pool), Origin(tenant=yard.tenant)
+    group = await groups.add(origin, name="g", description="", chosen=AgentFilter())
+    order = {"target_type": "group", "target_group": str(group), "execution_type": "scheduled"}
+    job = await yard.execute(**order, schedule={"scheduled_at": "2026-03-01T12:00:30Z"})
+    await groups.remove(origin, group)
+    yard.clock.pass_s(30)
+    await yard.foreman.work()
+    found = await yard.job(job["job_id"])
+    assert (found["status"], found["reason"], found["total_agents"]) == (
+        "ABORTED",
+        f"field target_group: group {group} does not exist",
+        0,
+    )
+    whole = {"job_name": "j", "job_document": {}, **order, "execution_type": "once"}
+    assert (await yard.rest.ask("POST", "/api/v1/jobs/execute", whole)).status == 404
+
+
+async def test_who_is_out_of_service_is_not_one_of_all(yard: Yard) -> None:
+    agents = await yard.hire(2)
+    inactive = "UPDATE agents SET is_active = false WHERE uuid = $1"
+    await yard.pool.execute(inactive, uuid.UUID(agents[0]))
+    assert (await yard.execute())["total_agents"] == 1
 
 
 @pytest.mark.parametrize(
@@ -164,10 +225,11 @@ async def test_a_job_is_for_those_it_names_or_that_fit_its_filter(yard: Yard) ->
         ({"target_type": "device"}, "field target_agents is empty; target_type device needs"),
         ({"target_agents": [NOWHERE]}, "field target_agents does not go with target_type all"),
         ({"target_filter": {"name": "x"}}, "field target_filter does not go with target_type"),
-        ({"target_type": "group"}, "field target_filter is empty; target_type group needs one"),
+        ({"target_type": "group"}, "target_type group needs a field target_group or target_f"),
+        ({"target_group": NOWHERE}, "field target_group does not go with target_type all"),
         (
             {"target_type": "group", "target_filter": {"color": "red"}},
-            "field target_filter: Object contains unknown field `color`",
+            'field target_filter is {"color":"red"}: Object contains unknown field color',
         ),
         ({"execution_type": "scheduled"}, "field schedule.scheduled_at is missing;"),
         ({"execution_type": "recurring"}, "field schedule.interval_minutes is missing;"),

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from iotistica.api.job_events import publish_changes
+from iotistica.api.job_events import publish
 from iotistica.jobs import wire
 from iotistica.store import agent_jobs, job_steps
-from iotistica.store.job_steps import Change
+from iotistica.store.job_events import JobEvent
 from iotistica.store.pool import Connection, Pool, unavailable
 from iotistica.store.turn import turn
 from iotistica.streams import Channels, Outbox, Outgoing
@@ -56,9 +56,9 @@ class Foreman:
             if connection is None:
                 return False
             now = self._clock()
-            changes = await job_steps.time_out(connection, now)
-        await publish_changes(self._channels, changes, now)
-        return len(changes) == job_steps.AT_ONCE
+            events = await job_steps.time_out(connection, now)
+        await publish(self._channels, events)
+        return len(events) == job_steps.AT_ONCE
 
     async def _move(self, job: str) -> bool:
         """One step of a job; whether there may be another at once."""
@@ -66,8 +66,8 @@ class Foreman:
             if connection is None:
                 return False
             now = self._clock()
-            more, changes = await _step(connection, job, now)
-        await publish_changes(self._channels, changes, now)
+            more, events = await _step(connection, job, now)
+        await publish(self._channels, events)
         return more
 
     async def _tell(self) -> bool:
@@ -90,7 +90,7 @@ class Foreman:
         return len(news) == _TOLD_AT_ONCE
 
 
-async def _step(connection: Connection, job: str, now: datetime) -> tuple[bool, list[Change]]:
+async def _step(connection: Connection, job: str, now: datetime) -> tuple[bool, list[JobEvent]]:
     found = await job_steps.lock(connection, job)
     if found is None or not found["unsettled"]:
         return False, []
@@ -101,15 +101,15 @@ async def _step(connection: Connection, job: str, now: datetime) -> tuple[bool, 
         return True, []
     if found["status"] == "IN_PROGRESS":
         if not found["fanned_out"]:
-            await job_steps.fan_out(connection, found, now)
+            await job_steps.fan_out_or_abort(connection, found, now)
             return True, []
         decision = await job_steps.move_on(connection, found, now)
         aborted = decision is not None and decision.abort is not None
         if not aborted:
             await job_steps.settle(connection, found, now)
         return aborted, []
-    changes = await job_steps.end_open(connection, found, found["reason"], now)
-    if len(changes) < job_steps.AT_ONCE:
+    events = await job_steps.end_open(connection, found, found["reason"], now)
+    if len(events) < job_steps.AT_ONCE:
         await job_steps.settle(connection, found, now)
-        return False, changes
-    return True, changes
+        return False, events
+    return True, events

@@ -11,8 +11,6 @@ import orjson
 
 from iotistica._native import format_topic
 
-MAX_STDERR_IN_EVENT = 500
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
@@ -102,15 +100,6 @@ def answer(
     """The answer to an update: `executionState` and `clientToken`, or `code` and `message` too."""
     rest = f"{job}/update/{'accepted' if accepted else 'rejected'}"
     return topic(tenant, agent, rest), _packed(said, now)
-
-
-def event(name: str, agent: str, at: datetime, data: Mapping[str, Any]) -> bytes:
-    """What is published for whoever listens now."""
-    shown = dict(data)
-    if isinstance(shown.get("stderr"), str):
-        shown["stderr"] = shown["stderr"][-MAX_STDERR_IN_EVENT:]
-    message = {"deviceUuid": agent, "type": name, "data": shown, "timestamp": at.isoformat()}
-    return orjson.dumps(message)
 
 
 def _packed(said: Mapping[str, Any], now: datetime) -> bytes:

@@ -25,6 +25,8 @@ CREATE TABLE job_executions (
         CONSTRAINT job_executions_target_type_is_known
             CHECK (target_type IN ('device', 'group', 'all')),
     target_agents uuid[] NOT NULL DEFAULT '{}',
+    -- Who is in a group is decided when the job begins.
+    target_group uuid,
     target_filter jsonb,
     execution_type text NOT NULL
         CONSTRAINT job_executions_execution_type_is_known

@@ -14,7 +14,9 @@ import orjson
 from iotistica.errors import NotFound
 from iotistica.jobs.progress import Part, Rejection, Update, advance, event_of
 from iotistica.jobs.wire import Assignment
-from iotistica.store.pool import Connection, Pool, unavailable
+from iotistica.store import job_events
+from iotistica.store.job_events import JobEvent
+from iotistica.store.pool import Connection, Pool, Row, unavailable
 
 _ASSIGNMENT = """
 s.id, s.tenant_id, s.agent_uuid::text, s.job_id::text, e.job_name, e.job_document, s.status,
@@ -138,8 +140,8 @@ class Outcome:
     part: Part | None
     """Where the agent stands with the job now; None where it has no such job."""
     rejection: Rejection | None = None
-    event: str | None = None
-    """Name of what happened; None where nothing did."""
+    event: JobEvent | None = None
+    """What happened; None where nothing did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,11 @@ class _Given:
     named: dict[Ask, Assignment]
     others: defaultdict[str, deque[Assignment]]
     """By agent, for its requests without a token."""
+
+    @property
+    def all(self) -> list[Assignment]:
+        """Everything that was handed out now."""
+        return [*self.named.values(), *(one for queue in self.others.values() for one in queue)]
 
 
 class AgentJobs:
@@ -157,8 +164,8 @@ class AgentJobs:
 
     async def hand_out(
         self, asks: Sequence[Ask], now: datetime, *, notice: str | None
-    ) -> list[Assignment | None]:
-        """The oldest job of each that asks, in progress now; each job once.
+    ) -> tuple[list[Assignment | None], list[JobEvent]]:
+        """The oldest job of each that asks, in progress now, each job once; and what happened.
 
         With a `notice` it is owed to the agent until `told`, whatever happens to this process.
         """
@@ -167,6 +174,8 @@ class AgentJobs:
                 known = await self._repeated(connection, asks)
                 fresh = [one for one in asks if (one.agent, one.token) not in known]
                 given = await self._chosen(connection, fresh, now, notice)
+                events = [_started(one, now) for one in given.all]
+                await job_events.record(connection, events)
         answers: list[Assignment | None] = []
         for one in asks:
             if one.token is not None:
@@ -174,7 +183,7 @@ class AgentJobs:
             else:
                 queue = given.others[one.agent]
                 answers.append(queue.popleft() if queue else None)
-        return answers
+        return answers, events
 
     async def _repeated(
         self, connection: Connection, asks: Sequence[Ask]
@@ -227,6 +236,8 @@ class AgentJobs:
                 written = [_written(changed[key], now) for key in sorted(changed)]
                 if written:
                     await connection.executemany(_WRITE, written)
+                events = [one.event for one in outcomes if one.event is not None]
+                await job_events.record(connection, events)
         return outcomes
 
     async def listed(
@@ -267,10 +278,38 @@ def _outcome(part: Part | None, report: Report, now: datetime) -> Outcome:
         return Outcome(part)
     if isinstance(after, Rejection):
         return Outcome(part, after)
-    return Outcome(after, event=event_of(part, report.update.status))
+    said = report.update
+    happened = job_events.event(
+        event_of(part, said.status),
+        report.tenant,
+        report.agent,
+        report.job,
+        now,
+        jobName=part.job_name,
+        status=said.status,
+        executionNumber=part.attempt,
+        reason=said.reason,
+        exitCode=said.exit_code,
+        stderr=said.stderr,
+        statusDetails=said.details,
+    )
+    return Outcome(after, event=happened)
 
 
-def _assignment(row: Any) -> Assignment:
+def _started(given: Assignment, now: datetime) -> JobEvent:
+    return job_events.event(
+        "job.started",
+        given.tenant,
+        given.agent,
+        given.job,
+        now,
+        jobName=given.job_name,
+        status=given.status,
+        executionNumber=given.attempt,
+    )
+
+
+def _assignment(row: Row) -> Assignment:
     return Assignment(
         id=row["id"],
         tenant=row["tenant_id"],
@@ -291,7 +330,7 @@ def _assignment(row: Any) -> Assignment:
     )
 
 
-def _part(row: Any) -> Part:
+def _part(row: Row) -> Part:
     return Part(
         id=row["id"],
         tenant=row["tenant_id"],
@@ -341,7 +380,7 @@ def _json(value: Any) -> str | None:
     return None if value is None else orjson.dumps(value).decode()
 
 
-def _decoded(row: Any) -> dict[str, Any]:
+def _decoded(row: Row) -> dict[str, Any]:
     found = dict(row)
     for name in ("executed_steps", "status_details"):
         if found[name] is not None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
+import asyncpg
 import msgspec
 import orjson
 
+from iotistica.errors import BadRequest, NotFound
 from iotistica.jobs.progress import MAX_RETRY_DELAY_S
 from iotistica.jobs.rollout import AbortRule, Counts, Decision, Pace, Rollout, decide
-from iotistica.store import journal
-from iotistica.store.job_targets import Condition
+from iotistica.store import job_events, job_targets, journal
+from iotistica.store.job_events import JobEvent, event
 from iotistica.store.journal import Entry, Origin
-from iotistica.store.pool import Connection, Pool
+from iotistica.store.pool import Connection, Pool, Row, is_refusal
 
 AT_ONCE = 5000
 """Agents in one step: a transaction of well under a second."""
@@ -34,10 +33,10 @@ jsonb_build_object(
 """
 _UNSETTLED = "SELECT job_id::text FROM job_executions WHERE totals IS NULL ORDER BY id"
 _LOCK = """
-SELECT tenant_id, job_id::text, job_name, target_type, target_agents, target_filter, rollout,
-       abort_rules, status, reason, fanned_out, fanned_out_to, rollout_at, rollout_credit,
-       execution_type, schedule, max_executions, executions, next_run_at,
-       totals IS NULL AS unsettled
+SELECT tenant_id, job_id::text, job_name, target_type, target_agents, target_group,
+       target_filter, rollout, abort_rules, status, reason, fanned_out,
+       fanned_out_to, rollout_at, rollout_credit, execution_type, schedule, max_executions,
+       executions, next_run_at, totals IS NULL AS unsettled
 FROM job_executions
 WHERE job_id = $1
 FOR UPDATE
@@ -108,7 +107,7 @@ SET status = 'CANCELED', version_number = s.version_number + 1, last_updated_at 
                   THEN 'ended' END
 FROM open
 WHERE s.id = open.id
-RETURNING s.tenant_id, s.agent_uuid::text, s.job_id::text, s.status, s.reason
+RETURNING s.tenant_id, s.agent_uuid::text, s.reason
 """
 _TIME_OUT = f"""
 WITH due AS (
@@ -132,7 +131,7 @@ SET status = CASE WHEN s.retries_left > 0 THEN 'QUEUED' ELSE 'TIMED_OUT' END,
     notice = CASE WHEN s.retries_left > 0 THEN 'queued' ELSE 'ended' END
 FROM due, job_executions AS e
 WHERE s.id = due.id AND e.job_id = s.job_id
-RETURNING s.tenant_id, s.agent_uuid::text, s.job_id::text, 'TIMED_OUT' AS status, s.reason
+RETURNING s.tenant_id, s.agent_uuid::text, s.job_id::text, s.reason, e.job_name
 """  # noqa: S608 (a constant)
 _BEGIN = """
 UPDATE job_executions
@@ -141,12 +140,13 @@ WHERE job_id = $1
 """
 _BEGIN_RUN = """
 INSERT INTO job_executions (tenant_id, template_id, parent_job_id, job_name, job_document,
-                            target_type, target_agents, target_filter, execution_type,
-                            timeout_minutes, max_retries, retry_delay_seconds, rollout, abort_rules,
-                            status, created_by, created_at, started_at, executions)
+                            target_type, target_agents, target_group, target_filter,
+                            execution_type, timeout_minutes, max_retries, retry_delay_seconds,
+                            rollout, abort_rules, status, created_by, created_at, started_at,
+                            executions)
 SELECT tenant_id, template_id, job_id, job_name, job_document, target_type, target_agents,
-       target_filter, 'once', timeout_minutes, max_retries, retry_delay_seconds, rollout,
-       abort_rules, 'IN_PROGRESS', created_by, $2, $2, 1
+       target_group, target_filter, 'once', timeout_minutes, max_retries, retry_delay_seconds,
+       rollout, abort_rules, 'IN_PROGRESS', created_by, $2, $2, 1
 FROM job_executions
 WHERE job_id = $1
 """
@@ -162,17 +162,6 @@ WHERE job_id = $1
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """What became of an agent's part of a job, for whoever listens."""
-
-    tenant: str
-    agent: str
-    job: str
-    status: str
-    reason: str | None = None
-
-
 def counts_of(text: str) -> Counts:
     """Counts, of their JSON."""
     return Counts(**orjson.loads(text))
@@ -183,20 +172,17 @@ async def unsettled(pool: Pool) -> list[str]:
     return [row["job_id"] for row in await pool.fetch(_UNSETTLED)]
 
 
-async def lock(connection: Connection, job: str) -> Any:
+async def lock(connection: Connection, job: str) -> Row | None:
     """The job, for this transaction alone."""
     return await connection.fetchrow(_LOCK, job)
 
 
-async def fan_out(connection: Connection, job: Mapping[str, Any], now: datetime) -> bool:
-    """Give the next agents their part; whether all have it now."""
-    chosen = job["target_filter"]
-    condition = Condition(
-        job["tenant_id"],
-        job["target_type"],
-        job["target_agents"],
-        None if chosen is None else orjson.loads(chosen),
-    )
+async def fan_out(connection: Connection, job: Row, now: datetime) -> bool:
+    """Give the next agents their part; whether all have it now.
+
+    Raises `NotFound`, `BadRequest` where nobody can say any more who is meant.
+    """
+    condition = await job_targets.condition(connection, job)
     statement = _FAN_OUT.format(
         condition=condition.text,
         after=condition.parameter(job["fanned_out_to"], "uuid"),
@@ -211,7 +197,7 @@ async def fan_out(connection: Connection, job: Mapping[str, Any], now: datetime)
     return done
 
 
-async def begin(connection: Connection, job: Mapping[str, Any], now: datetime) -> None:
+async def begin(connection: Connection, job: Row, now: datetime) -> None:
     """Start a job whose time has come, or the next run of one that recurs."""
     if job["execution_type"] == "recurring":
         minutes = orjson.loads(job["schedule"])["interval_minutes"]
@@ -221,7 +207,7 @@ async def begin(connection: Connection, job: Mapping[str, Any], now: datetime) -
         await connection.execute(_BEGIN, job["job_id"], now)
 
 
-async def move_on(connection: Connection, job: Mapping[str, Any], now: datetime) -> Decision | None:
+async def move_on(connection: Connection, job: Row, now: datetime) -> Decision | None:
     """Let the next agents have the job, or give it up; None where neither can ever be asked."""
     rules = msgspec.json.decode(job["abort_rules"] or "[]", type=list[AbortRule])
     rollout = msgspec.json.decode(job["rollout"], type=Rollout) if job["rollout"] else None
@@ -231,14 +217,7 @@ async def move_on(connection: Connection, job: Mapping[str, Any], now: datetime)
     pace = Pace(job["rollout_at"], job["rollout_credit"])
     decision = decide(rollout, rules, counts, pace, now)
     if decision.abort is not None:
-        await end(connection, job, "ABORTED", decision.abort, now)
-        entry = Entry(
-            event_type="job.aborted",
-            subject=f"job/{job['job_id']}",
-            after={"status": "ABORTED", "reason": decision.abort},
-            severity="warning",
-        )
-        await journal.record(connection, Origin(tenant=job["tenant_id"]), entry)
+        await abort(connection, job, decision.abort, now)
         return decision
     if decision.release:
         await connection.execute(_RELEASE, job["job_id"], now, decision.release)
@@ -247,22 +226,62 @@ async def move_on(connection: Connection, job: Mapping[str, Any], now: datetime)
     return decision
 
 
+async def abort(connection: Connection, job: Row, reason: str, now: datetime) -> None:
+    """The platform ends it by itself."""
+    await end(connection, job, "ABORTED", reason, now)
+    entry = Entry(
+        event_type="job.aborted",
+        subject=f"job/{job['job_id']}",
+        after={"status": "ABORTED", "reason": reason},
+        severity="warning",
+    )
+    await journal.record(connection, Origin(tenant=job["tenant_id"]), entry)
+
+
+async def fan_out_or_abort(connection: Connection, job: Row, now: datetime) -> None:
+    """The same for a job that began later than it was ordered, so that nobody hears of errors: the
+    group was removed since, or what its filter means cannot be asked."""
+    try:
+        async with connection.transaction():
+            await fan_out(connection, job, now)
+    except (NotFound, BadRequest) as error:
+        await abort(connection, job, str(error), now)
+    except asyncpg.PostgresError as error:
+        if not is_refusal(error):
+            raise
+        await abort(connection, job, f"PostgreSQL refuses who is meant: {error}", now)
+
+
 async def end(
-    connection: Connection, job: Mapping[str, Any], status: str, reason: str | None, now: datetime
+    connection: Connection, job: Row, status: str, reason: str | None, now: datetime
 ) -> None:
     """Nobody gets it from now on; `end_open` reaches those that have it."""
     await connection.execute(_END, job["job_id"], status, reason, now)
 
 
 async def end_open(
-    connection: Connection, job: Mapping[str, Any], reason: str | None, now: datetime
-) -> list[Change]:
+    connection: Connection, job: Row, reason: str | None, now: datetime
+) -> list[JobEvent]:
     """Cancel the next agents that are not done."""
     rows = await connection.fetch(_END_OPEN, job["job_id"], now, reason, AT_ONCE)
-    return [_change(row) for row in rows]
+    events = [
+        event(
+            "job.cancelled",
+            row["tenant_id"],
+            row["agent_uuid"],
+            job["job_id"],
+            now,
+            jobName=job["job_name"],
+            status="CANCELED",
+            reason=row["reason"],
+        )
+        for row in rows
+    ]
+    await job_events.record(connection, events)
+    return events
 
 
-async def settle(connection: Connection, job: Mapping[str, Any], now: datetime) -> bool:
+async def settle(connection: Connection, job: Row, now: datetime) -> bool:
     """Write the final counts down, where every agent is done; whether that was so."""
     if await connection.fetchval(_IS_OPEN, job["job_id"]):
         return False
@@ -271,16 +290,20 @@ async def settle(connection: Connection, job: Mapping[str, Any], now: datetime) 
     return True
 
 
-async def time_out(connection: Connection, now: datetime) -> list[Change]:
+async def time_out(connection: Connection, now: datetime) -> list[JobEvent]:
     """End the attempts of agents that took too long, of any tenant."""
-    return [_change(row) for row in await connection.fetch(_TIME_OUT, now, AT_ONCE)]
-
-
-def _change(row: Any) -> Change:
-    return Change(
-        tenant=row["tenant_id"],
-        agent=row["agent_uuid"],
-        job=row["job_id"],
-        status=row["status"],
-        reason=row["reason"],
-    )
+    events = [
+        event(
+            "job.timeout",
+            row["tenant_id"],
+            row["agent_uuid"],
+            row["job_id"],
+            now,
+            jobName=row["job_name"],
+            status="TIMED_OUT",
+            reason=row["reason"],
+        )
+        for row in await connection.fetch(_TIME_OUT, now, AT_ONCE)
+    ]
+    await job_events.record(connection, events)
+    return events

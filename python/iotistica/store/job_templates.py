@@ -10,7 +10,7 @@ import orjson
 from iotistica.errors import Conflict, NotFound
 from iotistica.store import journal
 from iotistica.store.journal import Entry, Origin
-from iotistica.store.pool import DuplicateKey, Pool, unavailable
+from iotistica.store.pool import DuplicateKey, Pool, Row, unavailable
 
 _GET = """
 SELECT id, name, description, job_document, created_by, created_at, updated_at
@@ -124,5 +124,5 @@ def _entry(what: str, template: int, **values: Mapping[str, Any]) -> Entry:
     return Entry(event_type=f"job_template.{what}", subject=f"job_template/{template}", **values)  # type: ignore[arg-type]
 
 
-def _decoded(row: Any) -> dict[str, Any]:
+def _decoded(row: Row) -> dict[str, Any]:
     return {**row, "job_document": orjson.loads(row["job_document"])}

@@ -11,20 +11,22 @@ from uuid import UUID
 import msgspec
 import orjson
 
+from iotistica import selection
 from iotistica.errors import Conflict, NotFound
 from iotistica.jobs.rollout import AbortRule, Rollout
-from iotistica.store import job_steps, job_templates, journal
-from iotistica.store.job_steps import COUNTS, Change
-from iotistica.store.job_targets import read_filter
+from iotistica.selection import AgentFilter
+from iotistica.store import job_steps, job_targets, job_templates, journal
+from iotistica.store.job_events import JobEvent
+from iotistica.store.job_steps import COUNTS
 from iotistica.store.journal import Entry, Origin
-from iotistica.store.pool import Connection, Pool, unavailable
+from iotistica.store.pool import Connection, Pool, Row, unavailable
 
 _VIEW = f"""
 SELECT e.id, e.job_id::text, e.template_id, e.parent_job_id::text, e.job_name, e.target_type,
-       e.target_filter, e.execution_type, e.schedule, e.max_executions, e.executions,
-       e.timeout_minutes, e.max_retries, e.retry_delay_seconds, e.rollout, e.abort_rules, e.status,
-       e.reason, e.next_run_at, e.created_by, e.created_at, e.started_at, e.completed_at,
-       coalesce(e.totals, counted.totals) AS totals {{more}}
+       e.target_group::text, e.target_filter, e.execution_type, e.schedule, e.max_executions,
+       e.executions, e.timeout_minutes, e.max_retries, e.retry_delay_seconds, e.rollout,
+       e.abort_rules, e.status, e.reason, e.next_run_at, e.created_by, e.created_at, e.started_at,
+       e.completed_at, coalesce(e.totals, counted.totals) AS totals {{more}}
 FROM job_executions AS e,
      LATERAL (SELECT {COUNTS} AS totals FROM agent_job_status AS s
               WHERE s.job_id = e.job_id AND e.totals IS NULL) AS counted
@@ -47,11 +49,11 @@ LIMIT 3
 """
 _ADD = """
 INSERT INTO job_executions (tenant_id, template_id, job_name, job_document, target_type,
-                            target_agents, target_filter, execution_type, schedule, max_executions,
-                            timeout_minutes, max_retries, retry_delay_seconds, rollout, abort_rules,
-                            status, next_run_at, created_by, created_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 'SCHEDULED', $16, $17,
-        $18)
+                            target_agents, target_group, target_filter, execution_type, schedule,
+                            max_executions, timeout_minutes, max_retries, retry_delay_seconds,
+                            rollout, abort_rules, status, next_run_at, created_by, created_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 'SCHEDULED', $17,
+        $18, $19)
 RETURNING job_id::text
 """
 _OWN = "SELECT FROM job_executions WHERE job_id = $1 AND tenant_id = $2 FOR UPDATE"
@@ -104,7 +106,8 @@ class Order:
     template: int | None
     target_type: str
     agents: Sequence[UUID] = ()
-    filter: Mapping[str, Any] | None = None
+    group: UUID | None = None
+    filter: AgentFilter | None = None
     execution_type: str = "once"
     schedule: Mapping[str, Any] | None = None
     begins_at: datetime
@@ -137,7 +140,8 @@ class JobStore:
                     "job_name": name,
                     "target_type": order.target_type,
                     "target_agents": [str(agent) for agent in order.agents[:100]],
-                    "target_filter": order.filter,
+                    "target_group": order.group,
+                    "target_filter": orjson.loads(_filter(order) or "null"),
                     "execution_type": order.execution_type,
                     "begins_at": order.begins_at,
                 }
@@ -174,12 +178,12 @@ class JobStore:
 
     async def cancel(
         self, origin: Origin, job: UUID, reason: str | None, now: datetime
-    ) -> list[Change]:
+    ) -> list[JobEvent]:
         """End a job, and the runs of one that recurs; which agents were reached at once.
 
         Raises `NotFound`, and `Conflict` for one that is over.
         """
-        changes: list[Change] = []
+        events: list[JobEvent] = []
         with unavailable("cancel a job"):
             async with self._pool.acquire() as connection, connection.transaction():
                 found = await _locked(connection, origin.tenant, job)
@@ -189,7 +193,7 @@ class JobStore:
                 for one in (str(job), *runs):
                     if (part := await job_steps.lock(connection, one)) is not None:
                         await job_steps.end(connection, part, "CANCELED", reason, now)
-                        changes += await job_steps.end_open(connection, part, reason, now)
+                        events += await job_steps.end_open(connection, part, reason, now)
                         await job_steps.settle(connection, part, now)
                 entry = _entry(
                     "canceled",
@@ -198,7 +202,7 @@ class JobStore:
                     after={"status": "CANCELED", "reason": reason},
                 )
                 await journal.record(connection, origin, entry)
-        return changes
+        return events
 
     async def retry(
         self,
@@ -242,7 +246,16 @@ class JobStore:
 
     async def _check(self, connection: Connection, tenant: str, order: Order) -> None:
         if order.target_type == "group":
-            read_filter(order.filter)
+            # Whether anybody can say who is meant.
+            await job_targets.condition(
+                connection,
+                {
+                    "tenant_id": tenant,
+                    "target_type": "group",
+                    "target_group": order.group,
+                    "target_filter": _filter(order),
+                },
+            )
         elif order.target_type == "device":
             strangers = await connection.fetch(_STRANGERS, tenant, order.agents)
             if strangers:
@@ -275,7 +288,8 @@ class JobStore:
             document,
             order.target_type,
             order.agents,
-            _json(order.filter),
+            order.group,
+            _filter(order),
             order.execution_type,
             _json(order.schedule),
             order.max_executions,
@@ -307,7 +321,7 @@ def missing(job: UUID) -> NotFound:
     return NotFound(f"job {job} does not exist")
 
 
-async def _locked(connection: Connection, tenant: str, job: UUID) -> Any:
+async def _locked(connection: Connection, tenant: str, job: UUID) -> Row:
     if await connection.fetchrow(_OWN, job, tenant) is None:
         raise missing(job)
     found = await job_steps.lock(connection, str(job))
@@ -320,11 +334,15 @@ def _entry(what: str, job: str, **values: Mapping[str, Any]) -> Entry:
     return Entry(event_type=f"job.{what}", subject=f"job/{job}", **values)  # type: ignore[arg-type]
 
 
+def _filter(order: Order) -> str | None:
+    return None if order.filter is None else selection.write(order.filter)
+
+
 def _json(value: Any) -> str | None:
     return None if value is None else msgspec.json.encode(value).decode()
 
 
-def _decoded(row: Any) -> dict[str, Any]:
+def _decoded(row: Row) -> dict[str, Any]:
     found = dict(row)
     counts = job_steps.counts_of(found.pop("totals"))
     for name in ("target_filter", "schedule", "rollout", "abort_rules", "job_document"):

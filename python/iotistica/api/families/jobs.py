@@ -12,7 +12,7 @@ from uuid import UUID
 
 from iotistica import log
 from iotistica.api.families.family import Incoming, Refusal
-from iotistica.api.job_events import publish_outcomes
+from iotistica.api.job_events import publish
 from iotistica.errors import StoreUnavailable
 from iotistica.jobs import progress, wire
 from iotistica.store.agent_jobs import AgentJobs, Ask, Outcome, Report
@@ -84,7 +84,7 @@ class Jobs:
             for report, outcome in zip(reports, outcomes, strict=True)
         ]
         await self._outbox.put(answers)
-        await publish_outcomes(self._channels, reports, outcomes, now)
+        await publish(self._channels, (one.event for one in outcomes if one.event is not None))
         return [
             Refusal(message, "unknown_job", outcome.rejection.message)
             for (message, _), outcome in zip(taken, outcomes, strict=True)
@@ -93,7 +93,8 @@ class Jobs:
 
     async def _take_asks(self, asks: Sequence[Ask]) -> None:
         now = self._clock()
-        given = await self._store.hand_out(asks, now, notice="started")
+        given, events = await self._store.hand_out(asks, now, notice="started")
+        await publish(self._channels, events)
         answers = [
             wire.started(found, now)[0]
             if found is not None

@@ -12,6 +12,7 @@ from msgspec import Meta
 from iotistica.api.models import Text, Time
 from iotistica.jobs.progress import Status
 from iotistica.jobs.rollout import AbortRule, Rollout
+from iotistica.selection import AgentFilter
 
 Name: TypeAlias = Annotated[
     str,
@@ -105,7 +106,9 @@ class Execute(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     job_document: Document | None = None
     template_id: TemplateId | None = None
     target_agents: Annotated[list[UUID], Meta(max_length=10_000)] = []
-    target_filter: dict[str, Any] | None = None
+    target_group: UUID | None = None
+    """A saved filter; with `target_filter` both must hold."""
+    target_filter: AgentFilter | None = None
     execution_type: Literal["once", "scheduled", "recurring"] = "once"
     schedule: Schedule | None = None
     max_executions: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
@@ -143,6 +146,7 @@ class JobSummary(Totals):
     parent_job_id: str | None
     job_name: str
     target_type: Literal["device", "group", "all"]
+    target_group: str | None
     target_filter: dict[str, Any] | None
     execution_type: Literal["once", "scheduled", "recurring"]
     schedule: dict[str, Any] | None

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from iotistica.api.http import Reply, Request, error_reply, json_reply
-from iotistica.api.job_events import publish_outcomes
+from iotistica.api.job_events import publish
 from iotistica.api.models import jobs as models
 from iotistica.api.principal import Principal
 from iotistica.api.route import route
@@ -59,7 +59,8 @@ class AgentJobRoutes:
     async def next(self, uuid: UUID, caller: Principal) -> Reply:
         """The oldest job that waits for the agent; it is in progress from now on."""
         ask = Ask(caller.tenant, str(uuid))
-        (given,) = await self._store.hand_out([ask], self._clock(), notice=None)
+        (given,), events = await self._store.hand_out([ask], self._clock(), notice=None)
+        await publish(self._channels, events)
         if given is None:
             return error_reply(404, "No pending jobs", "Nothing waits for this agent")
         return json_reply(
@@ -97,7 +98,7 @@ class AgentJobRoutes:
         now = self._clock()
         reports = [Report(caller.tenant, str(uuid), str(job), update)]
         outcomes = await self._store.report(reports, now)
-        await publish_outcomes(self._channels, reports, outcomes, now)
+        await publish(self._channels, (one.event for one in outcomes if one.event is not None))
         part, rejection = outcomes[0].part, outcomes[0].rejection
         if part is None:
             raise NotFound(f"job {job} is not one of agent {uuid}")

@@ -12,7 +12,7 @@ import orjson
 
 from iotistica.api import window
 from iotistica.api.http import Reply, Request, json_reply
-from iotistica.api.job_events import publish_changes
+from iotistica.api.job_events import publish
 from iotistica.api.models import jobs as models
 from iotistica.api.principal import Principal
 from iotistica.api.route import route
@@ -151,8 +151,8 @@ class Jobs:
         # The reference's clients send no body.
         reason = _cancel(request.body).reason
         now = self._clock()
-        changes = await self._store.cancel(request.origin, job, reason, now)
-        await publish_changes(self._channels, changes, now)
+        events = await self._store.cancel(request.origin, job, reason, now)
+        await publish(self._channels, events)
         return json_reply({"status": "ok", "message": "Job canceled"})
 
     @route(
@@ -194,21 +194,23 @@ def _order(body: models.Execute, now: datetime) -> Order:
         raise BadRequest("field target_agents is empty; target_type device needs at least one")
     if body.target_type != "device" and body.target_agents:
         raise BadRequest(f"field target_agents does not go with target_type {body.target_type}")
-    if body.target_type != "group" and body.target_filter is not None:
-        raise BadRequest(f"field target_filter does not go with target_type {body.target_type}")
+    aimed = {"target_group": body.target_group, "target_filter": body.target_filter}
+    given = [name for name, value in aimed.items() if value is not None]
+    if body.target_type != "group" and given:
+        raise BadRequest(f"field {given[0]} does not go with target_type {body.target_type}")
+    if body.target_type == "group" and not given:
+        raise BadRequest("target_type group needs a field target_group or target_filter")
     schedule = body.schedule or models.Schedule()
     _check_schedule(body, schedule)
     at = schedule.scheduled_at
-    chosen = body.target_filter
-    if chosen is not None:
-        _text_of(chosen, "target_filter")
     return Order(
         name=body.job_name,
         document=None if body.job_document is None else _document(body.job_document),
         template=body.template_id,
         target_type=body.target_type,
         agents=body.target_agents,
-        filter=chosen,
+        group=body.target_group,
+        filter=body.target_filter,
         execution_type=body.execution_type,
         schedule=None if body.schedule is None else msgspec.to_builtins(body.schedule),
         begins_at=now if at is None else window.moment("schedule.scheduled_at", at),
