@@ -104,7 +104,8 @@ def migrate(json: Json = False) -> None:
 
 @app.command(
     help="Run a fleet of simulated agents against the platform of --data-dir, or of DATABASE_URL, "
-    "REDIS_URL and MQTT_URL. A message counts as sent when the broker has acknowledged it. Ctrl-C "
+    "REDIS_URL and MQTT_URL: one message a second from each agent, with --messages as fast as the "
+    "broker acknowledges, or as --rate says. A message counts as sent when the broker has acknowledged it. Ctrl-C "
     "ends the run; what was sent is still verified.\n\nExit codes: 0 all well, 1 readings lost or "
     "doubled, or failed, 2 wrong setting or argument."
 )
@@ -114,12 +115,7 @@ def simulate(
         int | None, typer.Option(min=1, help="MQTT messages of the whole fleet, then stop.")
     ] = None,
     duration: Annotated[float | None, typer.Option(min=0, help="Seconds, then stop.")] = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            help="Messages a second of the fleet; else 1 per agent, unbound with --messages."
-        ),
-    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Messages a second of the fleet.")] = None,
     readings_per_message: Annotated[int, typer.Option(min=1, max=10_000)] = 60,
     form: Annotated[
         Format, typer.Option("--format", help="Encoding; mixed is each of the others in turn.")

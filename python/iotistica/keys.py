@@ -94,6 +94,11 @@ def presence_channel(tenant: str, agent: str) -> str:
     return _channel(tenant, agent, "presence")
 
 
+def jobs_channel(tenant: str, agent: str) -> str:
+    """`{deviceUuid, type, data, timestamp}` of whatever happens to a job of an agent."""
+    return _channel(tenant, agent, "jobs")
+
+
 def _channel(tenant: str, agent: str, what: str) -> str:
     return f"tenant:{{{tenant}}}:device:{agent}:{what}"
 

@@ -311,6 +311,10 @@ class Settings(IdentitySettings, AgentSettings):
     retention_days: Annotated[int, Field(ge=1, le=36_500)] = 730
     max_future_s: Annotated[int, Field(ge=0)] = 86_400
 
+    # Jobs: what is kept of an agent's output, of each stream
+    job_output_max_bytes: Annotated[int, Field(ge=64, le=16 * MIB)] = 64 * 1024
+    job_check_s: Annotated[float, Field(gt=0, le=60)] = 1.0
+
     # Embedded servers of `iotistica up`
     broker: Annotated[str, Field(pattern="^(auto|mosquitto|builtin)$")] = "auto"
     postgres_bin: Path | None = None

@@ -19,6 +19,7 @@ from iotistica.api.presence import Presence, presence_of
 from iotistica.api.route import Route, routes_of
 from iotistica.api.routes import state_poll
 from iotistica.api.routes.admission import Admission
+from iotistica.api.routes.agent_jobs import AgentJobRoutes
 from iotistica.api.routes.agent_reports import AgentReports
 from iotistica.api.routes.api_keys import ApiKeys
 from iotistica.api.routes.audit import Audit
@@ -26,6 +27,7 @@ from iotistica.api.routes.audit_log import AuditLog
 from iotistica.api.routes.dead_letters import DeadLetters
 from iotistica.api.routes.device_reports import DeviceReports
 from iotistica.api.routes.documents import Documents
+from iotistica.api.routes.jobs import Jobs
 from iotistica.api.routes.readings import Readings
 from iotistica.api.routes.roles import Roles
 from iotistica.api.routes.sessions import Sessions
@@ -34,7 +36,10 @@ from iotistica.api.routes.users import Users
 from iotistica.api.table import Table
 from iotistica.audit.auditor import Auditor
 from iotistica.settings import Settings
+from iotistica.store.agent_jobs import AgentJobs
 from iotistica.store.agents import AgentStore
+from iotistica.store.job_templates import JobTemplates
+from iotistica.store.jobs import JobStore
 from iotistica.store.journal import Journal
 from iotistica.store.ledger import LedgerStore
 from iotistica.store.pool import Pool, open_pool
@@ -91,6 +96,12 @@ def handlers(parts: Parts) -> list[Any]:
         ),
         DeviceReports(parts.settings, parts.pool, parts.streams),
         AgentReports(parts.pool),
+        Jobs(JobStore(parts.pool), JobTemplates(parts.pool), parts.streams.channels),
+        AgentJobRoutes(
+            AgentJobs(parts.pool),
+            parts.streams.channels,
+            most_output_bytes=parts.settings.job_output_max_bytes,
+        ),
     ]
 
 

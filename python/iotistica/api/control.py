@@ -34,9 +34,6 @@ from iotistica.store.pool import Pool, open_pool
 from iotistica.store.tenants import tenant_ids
 from iotistica.streams import Streams
 
-_DEPARTURES_S = 2.0
-_PRUNE_S = 3600.0
-
 _log = log.get(__name__)
 
 

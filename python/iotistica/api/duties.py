@@ -13,15 +13,18 @@ from iotistica.api.accounts.reconciler import Reconciler
 from iotistica.api.agent_digests import AgentDigests
 from iotistica.api.families import Family
 from iotistica.api.families.events import Events
+from iotistica.api.families.jobs import Jobs
 from iotistica.api.families.lifecycle import Lifecycle
 from iotistica.api.families.logs import Logs
 from iotistica.api.families.state import Metrics, Reports, State
+from iotistica.api.foreman import Foreman
 from iotistica.api.members import Members
 from iotistica.api.outlet import Outlet
 from iotistica.api.presence import Presence, Watch
 from iotistica.backoff import Backoff
 from iotistica.errors import StoreUnavailable
 from iotistica.settings import Settings
+from iotistica.store.agent_jobs import AgentJobs
 from iotistica.store.broker_users import BrokerUserStore
 from iotistica.store.departures import Departures, prune
 from iotistica.store.events import EventStore
@@ -83,6 +86,12 @@ def families(means: Means) -> dict[str, Family]:
         "events": Events(events),
         "agent": Lifecycle(events, means.streams.channels),
         "logs": Logs(means.streams.logs),
+        "jobs": Jobs(
+            AgentJobs(means.pool),
+            means.streams.outbox,
+            means.streams.channels,
+            most_output_bytes=means.settings.job_output_max_bytes,
+        ),
     }
 
 
@@ -95,6 +104,7 @@ def chores(means: Means) -> list[Chore]:
     events = EventStore(pool)
     broker = Reconciler(BrokerUserStore(pool), accounts(settings), AgentDigests(settings))
     departures = Departures(pool)
+    foreman = Foreman(pool, means.streams.outbox, means.streams.channels)
 
     async def forget_departed() -> None:
         for agents in (await departures.newest()).values():
@@ -109,4 +119,5 @@ def chores(means: Means) -> list[Chore]:
         Chore("tell the broker of its users", settings.accounts_period_s, broker.catch_up),
         Chore("forget agents that left", _DEPARTURES_S, forget_departed),
         Chore("prune what is old", _PRUNE_S, partial(prune, pool)),
+        Chore("jobs", settings.job_check_s, foreman.work),
     ]

@@ -1,0 +1,1 @@
+"""Jobs without servers: what an update of an agent does, how a rollout goes on."""
