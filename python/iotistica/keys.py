@@ -89,6 +89,11 @@ def presence_channel(tenant: str, agent: str) -> str:
     return _channel(tenant, agent, "presence")
 
 
+def anomalies_channel(tenant: str, agent: str) -> str:
+    """`{deviceUuid, anomaly, timestamp}` of each anomaly event."""
+    return _channel(tenant, agent, "anomalies")
+
+
 def _channel(tenant: str, agent: str, what: str) -> str:
     return f"tenant:{{{tenant}}}:device:{agent}:{what}"
 

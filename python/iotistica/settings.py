@@ -260,6 +260,8 @@ class Settings(BaseSettings):
     max_extra_bytes: Annotated[int, Field(ge=2)] = 8192
     retention_days: Annotated[int, Field(ge=1, le=36_500)] = 730
     max_future_s: Annotated[int, Field(ge=0)] = 86_400
+    # Anomaly events and incidents
+    anomaly_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 90
 
     # Embedded servers of `iotistica up`
     broker: Annotated[str, Field(pattern="^(auto|mosquitto|builtin)$")] = "auto"

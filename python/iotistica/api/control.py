@@ -16,6 +16,7 @@ from iotistica import log, metrics, mqtt, ops, supervisor
 from iotistica._native import Limits
 from iotistica.api.batch import Routes
 from iotistica.api.families import Family
+from iotistica.api.families.anomalies import Anomalies
 from iotistica.api.families.intake import Intake
 from iotistica.api.families.lane import Desk
 from iotistica.api.families.postman import Postman
@@ -28,6 +29,7 @@ from iotistica.backoff import Backoff
 from iotistica.errors import StoreUnavailable
 from iotistica.settings import Settings
 from iotistica.spool import Spool
+from iotistica.store.anomalies import AnomalyStore
 from iotistica.store.members import tenants_of
 from iotistica.store.pool import Pool, open_pool
 from iotistica.store.tenants import tenant_ids
@@ -68,14 +70,23 @@ class Means:
     outlet: Outlet
 
 
-def families(_means: Means) -> dict[str, Family]:
+def families(means: Means) -> dict[str, Family]:
     """Every family by the kind of its topics, or by kind and next level (`events/anomaly`)."""
-    return {}
+    anomalies = Anomalies(
+        AnomalyStore(means.pool),
+        means.streams.channels,
+        means.outlet.send,
+        retention_days=means.settings.retention_days,
+        max_future_s=means.settings.max_future_s,
+    )
+    return {"events/anomaly": anomalies}
 
 
-def chores(_means: Means) -> list[Chore]:
+def chores(means: Means) -> list[Chore]:
     """Everything that is done beside messages."""
-    return []
+    days = means.settings.anomaly_retention_days
+    forget = partial(AnomalyStore(means.pool).forget, older_than_days=days)
+    return [Chore("forget anomalies", 3600.0, forget)]
 
 
 class Control:

@@ -39,8 +39,9 @@ class Refusal:
 class Family(Protocol):
     """Messages of one kind. One writer calls it at a time in a process, other processes too."""
 
-    filters: Sequence[str]
-    """What it subscribes to, below `i/+/a/+/`; never what the platform itself publishes there."""
+    @property
+    def filters(self) -> Sequence[str]:
+        """What it subscribes to, below `i/+/a/+/`; never what the platform itself publishes."""
 
     async def take(self, messages: Sequence[Incoming]) -> Sequence[Refusal]:
         """Commit messages, given in order of arrival; those that can never pass.
