@@ -19,6 +19,8 @@ _ENDPOINT = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})_(.+)", re
 
 Key = Annotated[str, Meta(min_length=1, max_length=512)]
 Text = Annotated[str, Meta(max_length=2000)]
+Amount = Annotated[float, Meta(ge=-1e100, le=1e100)]
+"""Small enough to be summed up."""
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 
 
@@ -47,16 +49,16 @@ class Anomaly(msgspec.Struct, rename="camel", kw_only=True):
     device_state: Annotated[str, Meta(max_length=64)] | None = None
     window_start_ms: Count | None = None
     window_end_ms: Count | None = None
-    observed_value: float | None = None
+    observed_value: Amount | None = None
     baseline: Baseline | None = None
-    anomaly_score: float | None = None
+    anomaly_score: Amount | None = None
     confidence: Annotated[float, Meta(ge=0, le=1)] | None = None
     severity: Severity = "info"
     severity_reason: Text | None = None
     triggered_by: Annotated[list[Text], Meta(max_length=64)] | None = None
     suppressed: bool | None = None
     expected_range: tuple[float | None, float | None] | None = None
-    deviation: float | None = None
+    deviation: Amount | None = None
     cooldown_sec: Annotated[float, Meta(ge=0)] | None = None
     first_seen: Count | Text | None = None
     consecutive_count: Count | None = None

@@ -11,15 +11,19 @@ from iotistica import ops, supervisor
 from iotistica.api.auth import Tokens
 from iotistica.api.peers import Peers
 from iotistica.api.route import Route, routes_of
+from iotistica.api.routes.anomalies import Anomalies
 from iotistica.api.routes.audit import Audit
 from iotistica.api.routes.dead_letters import DeadLetters
 from iotistica.api.routes.documents import Documents
+from iotistica.api.routes.incidents import AnomalyAlerts, Incidents
 from iotistica.api.routes.readings import Readings
 from iotistica.api.routes.system import System
 from iotistica.api.table import Table
 from iotistica.audit.auditor import Auditor
 from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
+from iotistica.store.anomaly_statistics import AnomalyStatistics
+from iotistica.store.incidents import IncidentStore
 from iotistica.store.ledger import LedgerStore
 from iotistica.store.pool import Pool, open_pool
 from iotistica.store.series import SeriesStore
@@ -47,6 +51,9 @@ def handlers(parts: Parts) -> list[Any]:
         System(parts.probe, parts.peers),
         Readings(SeriesStore(parts.pool)),
         Audit(Auditor(parts.streams.ledger, ledger), ledger, AgentStore(parts.pool)),
+        Incidents(IncidentStore(parts.pool)),
+        AnomalyAlerts(IncidentStore(parts.pool)),
+        Anomalies(AnomalyStatistics(parts.pool)),
         DeadLetters(
             settings=parts.settings,
             pool=parts.pool,
