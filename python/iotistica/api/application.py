@@ -11,6 +11,7 @@ from iotistica import ops, supervisor
 from iotistica.api.auth import Tokens
 from iotistica.api.peers import Peers
 from iotistica.api.route import Route, routes_of
+from iotistica.api.routes.alerts import AlertRules, Alerts
 from iotistica.api.routes.anomalies import Anomalies
 from iotistica.api.routes.audit import Audit
 from iotistica.api.routes.dead_letters import DeadLetters
@@ -18,15 +19,19 @@ from iotistica.api.routes.documents import Documents
 from iotistica.api.routes.incidents import AnomalyAlerts, Incidents
 from iotistica.api.routes.readings import Readings
 from iotistica.api.routes.system import System
+from iotistica.api.routes.webhooks import Webhooks
 from iotistica.api.table import Table
 from iotistica.audit.auditor import Auditor
 from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
+from iotistica.store.alert_rules import AlertRuleStore
+from iotistica.store.alerts import AlertStore
 from iotistica.store.anomaly_statistics import AnomalyStatistics
 from iotistica.store.incidents import IncidentStore
 from iotistica.store.ledger import LedgerStore
 from iotistica.store.pool import Pool, open_pool
 from iotistica.store.series import SeriesStore
+from iotistica.store.webhooks import DeliveryStore, WebhookStore
 from iotistica.streams import Streams
 
 _ENCODERS = 1
@@ -54,6 +59,9 @@ def handlers(parts: Parts) -> list[Any]:
         Incidents(IncidentStore(parts.pool)),
         AnomalyAlerts(IncidentStore(parts.pool)),
         Anomalies(AnomalyStatistics(parts.pool)),
+        AlertRules(AlertRuleStore(parts.pool)),
+        Alerts(AlertStore(parts.pool)),
+        Webhooks(parts.settings, WebhookStore(parts.pool), DeliveryStore(parts.pool)),
         DeadLetters(
             settings=parts.settings,
             pool=parts.pool,

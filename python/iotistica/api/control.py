@@ -14,6 +14,7 @@ from functools import partial
 
 from iotistica import log, metrics, mqtt, ops, supervisor
 from iotistica._native import Limits
+from iotistica.api.alert_watch import AlertWatch
 from iotistica.api.batch import Routes
 from iotistica.api.families import Family
 from iotistica.api.families.anomalies import Anomalies
@@ -22,6 +23,7 @@ from iotistica.api.families.lane import Desk
 from iotistica.api.families.postman import Postman
 from iotistica.api.link import Link, run_together, serve
 from iotistica.api.members import Members
+from iotistica.api.notifier import Notifier
 from iotistica.api.outlet import Outlet
 from iotistica.api.pressure import Pressure
 from iotistica.api.tenants import Tenants
@@ -29,10 +31,13 @@ from iotistica.backoff import Backoff
 from iotistica.errors import StoreUnavailable
 from iotistica.settings import Settings
 from iotistica.spool import Spool
+from iotistica.store.alert_evaluation import AlertEvaluation
+from iotistica.store.alerts import AlertStore
 from iotistica.store.anomalies import AnomalyStore
 from iotistica.store.members import tenants_of
 from iotistica.store.pool import Pool, open_pool
 from iotistica.store.tenants import tenant_ids
+from iotistica.store.webhooks import DeliveryStore
 from iotistica.streams import Streams
 
 _log = log.get(__name__)
@@ -84,9 +89,22 @@ def families(means: Means) -> dict[str, Family]:
 
 def chores(means: Means) -> list[Chore]:
     """Everything that is done beside messages."""
-    days = means.settings.anomaly_retention_days
-    forget = partial(AnomalyStore(means.pool).forget, older_than_days=days)
-    return [Chore("forget anomalies", 3600.0, forget)]
+    alerts, deliveries = AlertStore(means.pool), DeliveryStore(means.pool)
+    watch = AlertWatch(AlertEvaluation(means.pool), alerts, means.streams.channels)
+    notifier = Notifier(means.settings, deliveries)
+    days = means.settings.alert_retention_days
+    return [
+        Chore("alert rules", 1.0, watch.run_due),
+        Chore("webhooks", 1.0, notifier.deliver_due),
+        *(
+            Chore(f"forget {name}", 3600.0, partial(forget, older_than_days=days))
+            for name, forget in (
+                ("anomalies", AnomalyStore(means.pool).forget),
+                ("alerts", alerts.forget),
+                ("deliveries", deliveries.forget),
+            )
+        ),
+    ]
 
 
 class Control:

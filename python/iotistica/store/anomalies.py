@@ -16,6 +16,7 @@ import orjson
 from iotistica.anomalies.event import Anomaly
 from iotistica.anomalies.incident import HOUR_MS, Alert, Incident, Occurrence, place
 from iotistica.store.pool import Connection, Pool, unavailable
+from iotistica.store.webhooks import announce_anomalies
 
 # Always in the same order, so that two batches never wait for each other in a circle.
 _LOCK = """
@@ -237,7 +238,8 @@ async def _keep(connection: Connection, events: Sequence[Found]) -> None:
     await connection.execute(_EVENTS, _json(_row(one) for one in fresh))
     alerts = [_alert_row(one) for one in fresh if one.alert is not None]
     if alerts:
-        await connection.fetch(_ALERTS, _json(alerts))
+        rows = await connection.fetch(_ALERTS, _json(alerts))
+        await announce_anomalies(connection, [row["alert_id"] for row in rows])
 
 
 async def _fresh(connection: Connection, events: Sequence[Found]) -> list[Found]:
