@@ -68,14 +68,14 @@ GROUP BY 1, 2, 3, 4
 # because the table has it only where agents have fleets.
 _AGENTS = """
 FROM alert_rules AS rule
-JOIN agents ON agents.tenant_id = rule.tenant_id
-           AND (rule.agents IS NULL OR agents.uuid = ANY (rule.agents))
+JOIN agents AS agent ON agent.tenant_id = rule.tenant_id
+           AND (rule.agents IS NULL OR agent.uuid = ANY (rule.agents))
            AND (rule.fleet_uuid IS NULL
-                OR to_jsonb(agents) ->> 'fleet_uuid' = rule.fleet_uuid::text)
+                OR to_jsonb(agent) ->> 'fleet_uuid' = rule.fleet_uuid::text)
 """
 _SERIES = f"""
 {_AGENTS}
-JOIN readings_latest AS latest ON latest.agent_uuid = agents.uuid
+JOIN readings_latest AS latest ON latest.agent_uuid = agent.uuid
                               AND latest.metric_name LIKE rule.metric_like
 LEFT JOIN alerts AS standing
        ON standing.rule_id = rule.id AND standing.agent_uuid = latest.agent_uuid
@@ -143,15 +143,15 @@ CROSS JOIN LATERAL (
 WHERE rule.id = ANY ($1) AND rule.metric IS NOT NULL
   AND (standing.id IS NOT NULL OR silence.value > rule.high)
 UNION ALL
-SELECT rule.id, agents.uuid::text, '', '', silence.value, $2::timestamptz, NULL
+SELECT rule.id, agent.uuid::text, '', '', silence.value, $2::timestamptz, NULL
 {_AGENTS}
 LEFT JOIN alerts AS standing
-       ON standing.rule_id = rule.id AND standing.agent_uuid = agents.uuid
+       ON standing.rule_id = rule.id AND standing.agent_uuid = agent.uuid
       AND standing.device_name = '' AND standing.metric_name = '' AND standing.status <> 'resolved'
 CROSS JOIN LATERAL (
     SELECT extract(epoch FROM $2::timestamptz - coalesce(
-        (SELECT max(updated_at) FROM readings_latest WHERE agent_uuid = agents.uuid),
-        agents.created_at
+        (SELECT max(updated_at) FROM readings_latest WHERE agent_uuid = agent.uuid),
+        agent.created_at
     ))::float8 AS value
 ) AS silence
 WHERE rule.id = ANY ($1) AND rule.metric IS NULL
