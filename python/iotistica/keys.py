@@ -99,6 +99,16 @@ def jobs_channel(tenant: str, agent: str) -> str:
     return _channel(tenant, agent, "jobs")
 
 
+def anomalies_channel(tenant: str, agent: str) -> str:
+    """`{deviceUuid, anomaly, timestamp}` of each anomaly event."""
+    return _channel(tenant, agent, "anomalies")
+
+
+def alerts_channel(tenant: str) -> str:
+    """`{event, alert}` whenever a rule opens or resolves an alert."""
+    return f"tenant:{{{tenant}}}:alerts"
+
+
 def _channel(tenant: str, agent: str, what: str) -> str:
     return f"tenant:{{{tenant}}}:device:{agent}:{what}"
 

@@ -102,6 +102,15 @@ CONTROL_HELD = _counter(
 CONTROL_BATCH_SECONDS = _histogram(
     "control_batch_seconds", "Time to decode and commit a batch", "family"
 )
+ALERT_EVALUATION_SECONDS = _histogram(
+    "alert_evaluation_seconds", "Time to evaluate the rules of a tenant that were due"
+)
+ALERTS = _counter("alerts_total", "Alerts of rules, by what happened to them", "event")
+WEBHOOK_DELIVERIES = _counter(
+    "webhook_deliveries_total",
+    "Attempts to call a webhook, by what became of the delivery",
+    "result",
+)
 CONTROL_CONNECTED = _gauge("control_connected", "1 while the MQTT session is up")
 CONTROL_RECONNECTS = _counter("control_reconnects_total", "MQTT sessions opened after the first")
 CONTROL_IN_FLIGHT = _gauge(

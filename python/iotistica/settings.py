@@ -310,6 +310,14 @@ class Settings(IdentitySettings, AgentSettings):
     max_extra_bytes: Annotated[int, Field(ge=2)] = 8192
     retention_days: Annotated[int, Field(ge=1, le=36_500)] = 730
     max_future_s: Annotated[int, Field(ge=0)] = 86_400
+    # Anomaly events, incidents, alerts that are resolved, deliveries of webhooks
+    alert_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 90
+    # What webhooks are signed with; the JWT secret where it is not set
+    webhook_key: SecretStr | None = None
+    webhook_private_addresses: bool = False
+    webhook_timeout_s: Annotated[float, Field(gt=0, le=60)] = 10.0
+    webhook_max_attempts: Annotated[int, Field(ge=1, le=100)] = 12
+    webhook_first_delay_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
 
     # Jobs: what is kept of an agent's output, of each stream
     job_output_max_bytes: Annotated[int, Field(ge=64, le=16 * MIB)] = 64 * 1024

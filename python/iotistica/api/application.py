@@ -11,6 +11,7 @@ from typing import Any
 from iotistica import ops, supervisor, tasks
 from iotistica.api import control_path
 from iotistica.api.agent_parts import AgentParts, agent_handlers
+from iotistica.api.alerting import alert_handlers
 from iotistica.api.auth import Tokens
 from iotistica.api.express import Express, Running
 from iotistica.api.identity import Identity
@@ -94,6 +95,7 @@ def handlers(parts: Parts) -> list[Any]:
             device_keys=parts.agents.device_keys,
             seen=parts.presence.seen,
         ),
+        *alert_handlers(parts.settings, parts.pool),
         DeviceReports(parts.settings, parts.pool, parts.streams),
         AgentReports(parts.pool),
         Jobs(JobStore(parts.pool), JobTemplates(parts.pool), parts.streams.channels),

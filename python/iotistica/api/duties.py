@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from iotistica import log
 from iotistica.api.accounts.choice import accounts
 from iotistica.api.accounts.reconciler import Reconciler
 from iotistica.api.agent_digests import AgentDigests
+from iotistica.api.alerting import alert_chores
+from iotistica.api.chore import Chore
 from iotistica.api.families import Family
+from iotistica.api.families.anomalies import Anomalies
 from iotistica.api.families.events import Events
 from iotistica.api.families.jobs import Jobs
 from iotistica.api.families.lifecycle import Lifecycle
@@ -21,10 +22,9 @@ from iotistica.api.foreman import Foreman
 from iotistica.api.members import Members
 from iotistica.api.outlet import Outlet
 from iotistica.api.presence import Presence, Watch
-from iotistica.backoff import Backoff
-from iotistica.errors import StoreUnavailable
 from iotistica.settings import Settings
 from iotistica.store.agent_jobs import AgentJobs
+from iotistica.store.anomalies import AnomalyStore
 from iotistica.store.broker_users import BrokerUserStore
 from iotistica.store.departures import Departures, prune
 from iotistica.store.events import EventStore
@@ -36,30 +36,6 @@ from iotistica.streams import Streams
 
 _DEPARTURES_S = 2.0
 _PRUNE_S = 3600.0
-
-_log = log.get(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Chore:
-    """Something to do every so often, in every control process; see `store.turn` for one alone."""
-
-    name: str
-    every_s: float
-    work: Callable[[], Awaitable[object]]
-
-    async def repeat(self) -> None:
-        """Do it until cancelled; a server that is away puts it off."""
-        backoff = Backoff(first_s=min(self.every_s, 1.0), most_s=max(self.every_s, 30.0))
-        while True:
-            try:
-                await self.work()
-            except StoreUnavailable as error:
-                _log.warning("chore put off", chore=self.name, error=str(error))
-                await asyncio.sleep(backoff.next_s())
-            else:
-                backoff.reset()
-                await asyncio.sleep(self.every_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +60,13 @@ def families(means: Means) -> dict[str, Family]:
         "state": State(reports),
         "metrics": Metrics(reports),
         "events": Events(events),
+        "events/anomaly": Anomalies(
+            AnomalyStore(means.pool),
+            means.streams.channels,
+            means.outlet.send,
+            retention_days=means.settings.retention_days,
+            max_future_s=means.settings.max_future_s,
+        ),
         "agent": Lifecycle(events, means.streams.channels),
         "logs": Logs(means.streams.logs),
         "jobs": Jobs(
@@ -120,4 +103,5 @@ def chores(means: Means) -> list[Chore]:
         Chore("forget agents that left", _DEPARTURES_S, forget_departed),
         Chore("prune what is old", _PRUNE_S, partial(prune, pool)),
         Chore("jobs", settings.job_check_s, foreman.work),
+        *alert_chores(settings, pool, means.streams),
     ]

@@ -1,0 +1,1 @@
+"""Webhooks: whom alerts are told to, and how that is proved and kept harmless."""
