@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from iotistica import keys, log, metrics, tasks
 from iotistica._native import InvalidTopic
@@ -31,10 +31,9 @@ class Intake:
 
     async def subscribe(self, families: Mapping[str, Family]) -> None:
         """Share the families' topics with the other control processes."""
-        for family in families.values():
-            for rest in family.filters:
-                shared = keys.shared_filter(keys.family_filter(rest), keys.CONTROL_GROUP)
-                await self._session.subscribe(shared)
+        for rest in _widest(rest for family in families.values() for rest in family.filters):
+            shared = keys.shared_filter(keys.family_filter(rest), keys.CONTROL_GROUP)
+            await self._session.subscribe(shared)
 
     async def run(self) -> None:
         """Take messages until the session is lost. Raises `Disconnected`."""
@@ -80,3 +79,10 @@ class Intake:
         """By kind and next level, else by kind."""
         special = f"{route.kind}/{route.rest.partition('/')[0]}"
         return self.lanes.get(special) or self.lanes.get(route.kind)
+
+
+def _widest(filters: Iterable[str]) -> list[str]:
+    """Filters without those that lie within another: a message would come once for each."""
+    every = dict.fromkeys(filters)
+    wide = [one.removesuffix("#") for one in every if one.endswith("/#")]
+    return [one for one in every if not any(one.startswith(w) and one != f"{w}#" for w in wide)]
