@@ -19,8 +19,9 @@ import orjson
 import redis.asyncio
 
 from iotistica import keys, mqtt
-from iotistica.api import control as controls
-from iotistica.api.control import Control, Means
+from iotistica.api import duties
+from iotistica.api.control import Control
+from iotistica.api.duties import Means
 from iotistica.api.families import Family
 from iotistica.api.link import session_options
 from iotistica.settings import Settings
@@ -79,7 +80,7 @@ class Place:
             streams=streams,
             spool=spool,
             executor=executor,
-            made=made or controls.families,
+            made=made or duties.families,
         )
         stop = asyncio.Event()
         task = asyncio.create_task(control.run(stop))

@@ -22,7 +22,7 @@ from tests.control import Place, short, until
 
 from iotistica import keys, metrics, mqtt
 from iotistica.api.bridge import Bridge
-from iotistica.api.control import Means
+from iotistica.api.duties import Means
 from iotistica.api.families import Family, Incoming, Refusal
 from iotistica.api.tenants import Tenants
 from iotistica.spool import Spool

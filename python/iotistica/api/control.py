@@ -7,126 +7,33 @@ broker holds these messages, and telemetry goes on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 
-from iotistica import log, metrics, mqtt, ops, supervisor
-from iotistica._native import Limits
-from iotistica.api.accounts.choice import accounts
-from iotistica.api.accounts.reconciler import Reconciler
-from iotistica.api.agent_digests import AgentDigests
+from iotistica import metrics, mqtt, ops, supervisor
+from iotistica.api import duties
 from iotistica.api.batch import Routes
+from iotistica.api.duties import Means
 from iotistica.api.families import Family
-from iotistica.api.families.events import Events
 from iotistica.api.families.intake import Intake
 from iotistica.api.families.lane import Desk
-from iotistica.api.families.lifecycle import Lifecycle
-from iotistica.api.families.logs import Logs
 from iotistica.api.families.postman import Postman
-from iotistica.api.families.state import Metrics, Reports, State
 from iotistica.api.link import Link, run_together, serve
 from iotistica.api.log_writer import LogWriter
 from iotistica.api.members import Members
 from iotistica.api.outlet import Outlet
-from iotistica.api.presence import Presence, Watch, presence_of
+from iotistica.api.presence import presence_of
 from iotistica.api.pressure import Pressure
 from iotistica.api.tenants import Tenants
-from iotistica.backoff import Backoff
-from iotistica.errors import StoreUnavailable
+from iotistica.limits import limits_of
 from iotistica.settings import Settings
 from iotistica.spool import Spool
-from iotistica.store.broker_users import BrokerUserStore
-from iotistica.store.departures import Departures, prune
-from iotistica.store.events import EventStore
 from iotistica.store.logs import LogStore
 from iotistica.store.members import tenants_of
 from iotistica.store.pool import Pool, open_pool
-from iotistica.store.presence import PresenceStore
-from iotistica.store.reports import ReportStore
 from iotistica.store.tenants import tenant_ids
 from iotistica.streams import Streams
-
-_DEPARTURES_S = 2.0
-_PRUNE_S = 3600.0
-
-_log = log.get(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Chore:
-    """Something to do every so often, in every control process; see `store.turn` for one alone."""
-
-    name: str
-    every_s: float
-    work: Callable[[], Awaitable[object]]
-
-    async def repeat(self) -> None:
-        """Do it until cancelled; a server that is away puts it off."""
-        backoff = Backoff(first_s=min(self.every_s, 1.0), most_s=max(self.every_s, 30.0))
-        while True:
-            try:
-                await self.work()
-            except StoreUnavailable as error:
-                _log.warning("chore put off", chore=self.name, error=str(error))
-                await asyncio.sleep(backoff.next_s())
-            else:
-                backoff.reset()
-                await asyncio.sleep(self.every_s)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Means:
-    """What families and chores are made of."""
-
-    settings: Settings
-    pool: Pool
-    streams: Streams
-    outlet: Outlet
-    presence: Presence
-    hears: Callable[[], bool]
-    """Whether agents can be heard now: there is a session."""
-    members: Members
-
-
-def families(means: Means) -> dict[str, Family]:
-    """Every family by the kind of its topics, or by kind and next level (`events/anomaly`)."""
-    reports = Reports(ReportStore(means.pool), means.streams.channels, means.outlet.send)
-    events = EventStore(means.pool)
-    return {
-        "state": State(reports),
-        "metrics": Metrics(reports),
-        "events": Events(events),
-        "agent": Lifecycle(events, means.streams.channels),
-        "logs": Logs(means.streams.logs),
-    }
-
-
-def chores(means: Means) -> list[Chore]:
-    """Everything that is done beside messages."""
-    settings, pool = means.settings, means.pool
-    presence = PresenceStore(pool, offline_after_s=settings.agent_offline_after_s)
-    every_s = settings.presence_check_s
-    watch = Watch(presence, means.streams.channels, every_s=every_s, hears=means.hears)
-    events = EventStore(pool)
-    broker = Reconciler(BrokerUserStore(pool), accounts(settings), AgentDigests(settings))
-    departures = Departures(pool)
-
-    async def forget_departed() -> None:
-        for agents in (await departures.newest()).values():
-            means.members.forget(agents)
-
-    days = settings.log_retention_days
-    return [
-        Chore("logs", 3600.0, partial(LogStore(pool).forget, days=days)),
-        Chore("presence", every_s, watch.check),
-        Chore("updates", 30.0, events.expire_updates),
-        Chore("events", 600.0, partial(events.forget, days=settings.event_retention_days)),
-        Chore("tell the broker of its users", settings.accounts_period_s, broker.catch_up),
-        Chore("forget agents that left", _DEPARTURES_S, forget_departed),
-        Chore("prune what is old", _PRUNE_S, partial(prune, pool)),
-    ]
 
 
 class Control:
@@ -141,7 +48,7 @@ class Control:
         streams: Streams,
         spool: Spool,
         executor: ThreadPoolExecutor,
-        made: Callable[[Means], Mapping[str, Family]] = families,
+        made: Callable[[Means], Mapping[str, Family]] = duties.families,
     ) -> None:
         self._settings = settings
         self._link = Link(
@@ -166,19 +73,13 @@ class Control:
             hears=lambda: self._link.error is None,
         )
         self._families = made(means)
-        self._chores = chores(means)
-        members = Members(partial(tenants_of, pool))
+        self._chores = duties.chores(means)
         self._desk = Desk(
             members=members,
             tenants=self._tenants,
             outlet=self._outlet,
             breaker=database,
-            limits=Limits(
-                max_message_bytes=settings.max_message_bytes,
-                max_inflated_bytes=settings.max_inflated_bytes,
-                max_depth=settings.max_depth,
-                max_elements=settings.max_elements,
-            ),
+            limits=limits_of(settings),
             max_message_bytes=settings.max_message_bytes,
             executor=executor,
             seen=self._presence.seen,
@@ -192,8 +93,7 @@ class Control:
             name=own_name,
             members=members,
             executor=executor,
-            retention_days=settings.log_retention_days,
-            most_entries=settings.log_stream_max_entries,
+            settings=settings,
         )
         self._intake: Intake | None = None
 

@@ -14,6 +14,7 @@ import orjson
 import uvloop
 from rich.console import Console
 
+from iotistica.errors import ConfigError
 from iotistica.settings import Settings
 from iotistica.simulator.fleet import Fleet, Progress
 from iotistica.simulator.plan import Plan
@@ -34,6 +35,8 @@ def run(
 
     With `patience_s` the table is compared. Raises `ConfigError`, `StoreUnavailable`.
     """
+    if plan.reports and patience_s is not None:
+        raise ConfigError("--reports makes rows that --verify would not know; give one of them")
     settings = Settings.load()
     target = find(data_dir, settings, tenant)
     with exclusive(target.directory, plan.seed):
