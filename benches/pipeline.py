@@ -26,7 +26,11 @@ COMMAND = (sys.executable, "-m", "iotistica")
 READINGS = 60
 PERIOD_S = 1.0
 MIB = 1 << 20
-ROLES = {"iotistica.api.bridge": "bridge", "iotistica.api.robyn_app": "web"}
+ROLES = {
+    "iotistica.api.bridge": "bridge",
+    "iotistica.api.control": "control",
+    "iotistica.api.robyn_app": "web",
+}
 
 
 def processes(root: int) -> dict[str, int]:

@@ -106,8 +106,8 @@ def migrate(json: Json = False) -> None:
     help="Run a fleet of simulated agents against the platform of --data-dir, or of DATABASE_URL, "
     "REDIS_URL and MQTT_URL: one message a second from each agent, with --messages as fast as "
     "the broker acknowledges, or as --rate says. A message counts as sent when the broker has "
-    "acknowledged it. Ctrl-C ends the run; what was sent is still verified.\n\nExit codes: 0 all well, 1 readings lost or "
-    "doubled, or failed, 2 wrong setting or argument."
+    "acknowledged it. Ctrl-C ends the run; what was sent is still verified.\n\nExit codes: 0 all "
+    "well, 1 readings lost or doubled, or failed, 2 wrong setting or argument."
 )
 def simulate(
     agents: Annotated[int, typer.Option(min=1, help="Size of the fleet.")] = 20,

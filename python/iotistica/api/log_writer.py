@@ -18,6 +18,7 @@ from iotistica import keys, log, metrics
 from iotistica.api.families.log_lines import lines_of
 from iotistica.api.members import Members
 from iotistica.errors import BadRequest, StoreUnavailable, TooLarge
+from iotistica.settings import Settings
 from iotistica.store.logs import Line, LogStore
 from iotistica.store.pool import is_refusal
 from iotistica.streams import Channels, DeadLetter, Entry, LogStreams, Streams
@@ -44,16 +45,15 @@ class LogWriter:
         name: str,
         members: Members,
         executor: Executor,
-        retention_days: int,
-        most_entries: int,
+        settings: Settings,
     ) -> None:
         self._streams = streams
         self._store = store
         self._name = name
         self._members = members
         self._executor = executor
-        self._retention_ms = retention_days * 86_400_000
-        self._most_entries = most_entries
+        self._retention_ms = settings.log_retention_days * 86_400_000
+        self._most_entries = settings.log_stream_max_entries
         self._known: set[str] = set()
         self._claim_at = 0.0
         self.reason: str | None = None

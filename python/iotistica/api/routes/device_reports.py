@@ -11,7 +11,7 @@ from uuid import UUID
 
 import orjson
 
-from iotistica._native import Limits, Undecodable, decode
+from iotistica._native import Undecodable, decode
 from iotistica.api.batch import Batch
 from iotistica.api.families.family import Incoming
 from iotistica.api.families.log_lines import ENCODINGS, entry, inflate
@@ -21,6 +21,7 @@ from iotistica.api.models import reports as models
 from iotistica.api.principal import Principal
 from iotistica.api.route import route
 from iotistica.errors import BadRequest, Forbidden, TooLarge
+from iotistica.limits import limits_of
 from iotistica.ops import request_id
 from iotistica.settings import Settings
 from iotistica.store.documents import json_text
@@ -45,12 +46,7 @@ class DeviceReports:
         self._logs = streams.logs
         self._store = LogStore(pool)
         self._most_bytes = settings.max_message_bytes
-        self._limits = Limits(
-            max_message_bytes=settings.max_message_bytes,
-            max_inflated_bytes=settings.max_inflated_bytes,
-            max_depth=settings.max_depth,
-            max_elements=settings.max_elements,
-        )
+        self._limits = limits_of(settings)
 
     @route(
         "PATCH",
