@@ -33,6 +33,7 @@ from iotistica.store.pool import open_pool
 
 _TOKEN_S = 365 * 86_400
 _GRACE_S = 15.0
+_MORE = 20
 _FLEET_SEED = "up"  # of its own: `iotistica simulate` may run beside it
 
 
@@ -153,6 +154,7 @@ class Platform:
             "IOTISTICA_SPOOL_DIR": str(settings.spool_dir or directory.path / "spool"),
             "IOTISTICA_JWT_SECRET_FILE": str(settings.jwt_secret_file or secret_file),
             **self._stack.accounts(),
+            **_limits(settings),
             # Their working directory is the data directory, which must not shadow modules.
             "PYTHONSAFEPATH": "1",
         }
@@ -205,6 +207,17 @@ class Platform:
         """Tell `simulate` and the next start what runs where."""
         known = {"api": self.ready.api, "ingestion": self.ready.ingestion}
         self._directory.write_state({**self._stack.state(), **known, "tenant": self.ready.tenant})
+
+
+def _limits(settings: Settings) -> dict[str, str]:
+    """Rate limits of a machine that serves who sits at it, where they have not set their own."""
+    names = ("global", "auth", "device_data", "admin")
+    fields = [f"rate_limit_{name}" for name in names]
+    return {
+        f"IOTISTICA_{field.upper()}": str(getattr(settings, field) * _MORE)
+        for field in fields
+        if field not in settings.model_fields_set
+    }
 
 
 def _token(settings: Settings, secret_file: Path, tenant: str) -> str:

@@ -136,7 +136,8 @@ async def test_it_starts_stops_and_finds_its_data_again(start: Start) -> None:
     same = ("tenant", "database", "redis", "mqtt", "admin")
     assert {name: second.ready[name] for name in same} == {name: ready[name] for name in same}
     assert await login(second.ready, ready["admin"]["password"]) == 200
-    assert await login(second.ready, "another password") == 401
+    # More often than the limits of a deployment allow.
+    assert {await login(second.ready, "another password") for _ in range(12)} == {401}
     connection = await asyncpg.connect(ready["database"])
     assert await connection.fetchval("SELECT n FROM kept") == 1
     # A password that is no longer right is not shown.

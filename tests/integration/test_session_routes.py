@@ -293,6 +293,27 @@ async def test_a_reset_password_must_be_changed_before_anything_else(rest: Rest)
     assert (await rest.ask("GET", "/api/v1/users", headers=bearing(changed))).status == 200
 
 
+async def test_a_password_that_was_reset_meanwhile_is_not_changed(
+    rest: Rest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await add(rest, "ada")
+    first = await login(rest, "ada")
+    verify, admin = rest.identity.passwords.verify, await someone(rest, "grace", "admin")
+
+    async def slow(stored: str | None, password: str) -> Any:
+        verdict = await verify(stored, password)
+        body = {"userId": user, "newPassword": "temporary 1"}
+        await rest.ask("POST", "/api/v1/auth/reset-password", body, headers=admin)
+        return verdict
+
+    monkeypatch.setattr(rest.identity.passwords, "verify", slow)
+    answer = await change(rest, first, PASSWORD, "battery staple")
+    monkeypatch.undo()
+    assert answer.status == 409
+    assert (await login(rest, "ada", "battery staple")).status == 401
+    assert (await login(rest, "ada", "temporary 1")).status == 200
+
+
 async def test_nobody_resets_the_password_of_somebody_who_may_do_more(
     rest: Rest, pool: Pool
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
+from functools import lru_cache
 
 from iotistica import metrics
 from iotistica.api.http import Request
@@ -13,6 +14,7 @@ from iotistica.api.route import Route
 from iotistica.errors import TooMany
 from iotistica.settings import Settings
 
+_MOST_ADDRESSES = 10_000
 _IPV6_BITS = 64
 """A network of this size is one customer, who may use every address of it."""
 
@@ -51,6 +53,7 @@ class Limits:
             raise
 
 
+@lru_cache(maxsize=_MOST_ADDRESSES)
 def network(address: str) -> str:
     """The address, or of IPv6 its network."""
     try:

@@ -11,12 +11,15 @@ from typing import Any, TypeVar
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from iotistica.errors import StoreUnavailable
 from iotistica.settings import Settings
 
 T = TypeVar("T")
 
 _THREADS = 2
 """Hashes at once: each holds `password_memory_kib`, and a flood of logins must not hold more."""
+_MOST_WAITING = 200
+"""About two seconds of work; whoever comes then is asked to try again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Verdict:
 
 
 class Passwords:
-    """Hashes and verifies."""
+    """Hashes and verifies. Raises `StoreUnavailable` where too many wait."""
 
     def __init__(self, settings: Settings) -> None:
         self._hasher = PasswordHasher(
@@ -37,6 +40,7 @@ class Passwords:
             parallelism=settings.password_lanes,
         )
         self._threads = ThreadPoolExecutor(_THREADS, "password")
+        self._waiting = 0
         self._nobodys = self._hasher.hash("")
 
     async def hash(self, password: str) -> str:
@@ -62,4 +66,10 @@ class Passwords:
         return Verdict(True, self._hasher.hash(password) if is_old else None)
 
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        if self._waiting >= _MOST_WAITING:
+            raise StoreUnavailable(f"{self._waiting} passwords wait to be hashed")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        finally:
+            self._waiting -= 1

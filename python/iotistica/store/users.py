@@ -241,6 +241,12 @@ class Change:
         )
         return await self.get(before.id)
 
+    async def require_password(self, user: User, password_hash: str) -> None:
+        """Raise `Conflict` where this is no longer the hash: what was compared has changed."""
+        found = await self.connection.fetchval(_PASSWORD, self._origin.tenant, user.id)
+        if found != password_hash:
+            raise Conflict("the password was changed by somebody else just now")
+
     async def set_password(self, user: User, password_hash: str, *, must_change: bool) -> None:
         """Replace the password, and end every session."""
         await self.connection.execute(

@@ -28,6 +28,7 @@ from iotistica.store.users import Credentials, User
 _WRONG = (
     "the user name or the password is wrong; a name that is used in several tenants needs tenantId"
 )
+_GONE = "the user is not active"
 
 
 class Sessions:
@@ -66,7 +67,7 @@ class Sessions:
         outcome = await self._identity.sessions.rotate(shown, generation, client(request))
         if not isinstance(outcome, Session):
             raise Denied("the refresh token is not valid")
-        user = await self._identity.users.get(outcome.tenant, outcome.user)
+        user = await self._present(outcome.tenant, outcome.user)
         return await self._logged_in("Token refreshed", user, outcome)
 
     @route("POST", "/api/v1/auth/logout", public=True, errors=(401,))
@@ -81,10 +82,10 @@ class Sessions:
         """The caller."""
         me = _me_by_token(caller)
         if is_number(caller.id):
-            me = _me(await self._identity.users.get(caller.tenant, int(caller.id)))
+            me = _me(await self._present(caller.tenant, int(caller.id)))
         return MeReply(me, me)
 
-    @route("POST", "/api/v1/auth/change-password", users=True, limit="auth")
+    @route("POST", "/api/v1/auth/change-password", users=True, limit="auth", errors=(409,))
     async def change_password(
         self, request: Request, caller: Principal, body: ChangeBody
     ) -> LoggedIn:
@@ -100,14 +101,15 @@ class Sessions:
         fresh, origin = await passwords.hash(body.new_password), request.origin
         async with self._identity.users.changing(origin) as change:
             user = await change.get(user_id)
+            await change.require_password(user, stored)
             await change.set_password(user, fresh, must_change=False)
         await self._identity.user_changed(user_id)
         session = await self._identity.sessions.open(
             origin, user_id, compared_hash=fresh, fresh_hash=None
         )
         if session is None:
-            raise Denied("the user is not active")
-        user = await self._identity.users.get(caller.tenant, user_id)
+            raise Denied(_GONE)
+        user = await self._present(caller.tenant, user_id)
         return await self._logged_in("Password changed", user, session)
 
     @route("POST", "/api/v1/auth/reset-password", needs="user:write", limit="admin", errors=(404,))
@@ -130,7 +132,7 @@ class Sessions:
             metrics.LOGINS.labels("refused").inc()
             raise Denied(_WRONG)
         if verdict.is_right:
-            user = await self._identity.users.get(known.tenant, known.id)
+            user = await self._present(known.tenant, known.id)
             session = await self._identity.sessions.open(
                 request.origin_of(principal_of(user)),
                 user.id,
@@ -145,6 +147,13 @@ class Sessions:
         unproven = client(request, tenant=known.tenant)
         self._identity.later(self._identity.sessions.fail(unproven, known.id))
         raise Denied(_WRONG)
+
+    async def _present(self, tenant: str, user: int) -> User:
+        """A user who was there a moment ago. Raises `Denied`."""
+        found = await self._identity.users.find(tenant, user)
+        if found is None:
+            raise Denied(_GONE)
+        return found
 
     async def _logged_in(self, message: str, user: User, session: Session) -> LoggedIn:
         refresh_token = self._identity.digests.refresh_token(session.id, session.generation)
