@@ -243,6 +243,18 @@ async def test_fields_of_reported_states(rest: Rest, connection: asyncpg.Connect
         assert await found(rest, fields=[{"path": path, "op": op, "value": value}]) == expected
 
 
+async def test_fields_of_target_states(rest: Rest) -> None:
+    one, _ = await agents(rest, "set", "unset")
+    body = {"apps": {}, "config": {"intervals": {"poll": 30}}}
+    await ok(rest, "POST", f"/agents/{one}/target-state", body)
+    for path, op, value, expected in (
+        ("target.config.intervals.poll", "eq", 30, ["set"]),
+        ("target.version", "ge", 1, ["set"]),
+        ("target.config.intervals.poll", "ne", 30, ["unset"]),
+    ):
+        assert await found(rest, fields=[{"path": path, "op": op, "value": value}]) == expected
+
+
 @pytest.mark.parametrize(
     ("chosen", "part"),
     [

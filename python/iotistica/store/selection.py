@@ -28,6 +28,10 @@ DOCUMENTS: Mapping[str, str] = MappingProxyType(
             "(SELECT s.system_info || jsonb_build_object('apps', s.apps, 'config', s.config,"
             " 'version', s.version) FROM agent_current_state AS s WHERE s.agent_uuid = a.uuid)"
         ),
+        "target": (
+            "(SELECT jsonb_build_object('apps', s.apps, 'config', s.config, 'version', s.version)"
+            " FROM agent_target_state AS s WHERE s.agent_uuid = a.uuid)"
+        ),
     }
 )
 """Where the first part of a field's path leads: an expression of `a`, a row of `agents`."""
