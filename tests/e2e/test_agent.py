@@ -102,7 +102,13 @@ async def test_an_agent_comes_in_publishes_and_comes_back_after_a_restart(
                 await session.publish("i/c-3dOFzo/a/AAAAAAAAAAAAAAAAAAAAAA/state", b"{}", qos=1)
         ping = await agent.call("GET", f"/api/v1/device/{agent.uuid}/ping")
         assert ping.status == 200
+        wanted = {"apps": {}, "config": {"intervals": {"poll": 30}}}
+        await operator("POST", f"/api/v1/agents/{agent.uuid}/target-state", wanted)
+        polled = await agent.poll()
+        assert polled.body[agent.uuid]["config"] == wanted["config"]
+        assert (await agent.poll(polled.headers["etag"])).status == 304
         assert (await agent.rotate()).status == 200
+        assert (await agent.poll(polled.headers["etag"])).status == 304
         shown = await agent.call("GET", f"/api/v1/devices/{agent.uuid}")
         assert shown.body["uuid"] == agent.uuid
         await connection.close()

@@ -222,6 +222,39 @@ async def test_conditions_combine(rest: Rest, connection: asyncpg.Connection) ->
     assert names(page) == ["a2"]
 
 
+async def test_fields_of_reported_states(rest: Rest, connection: asyncpg.Connection) -> None:
+    one, _ = await agents(rest, "reports", "silent")
+    await connection.execute(
+        "INSERT INTO agent_current_state (agent_uuid, config, system_info, version, reported_at)"
+        " VALUES ($1, $2, $3, 7, now())",
+        one,
+        '{"endpoints": [{"name": "plc", "enabled": true}]}',
+        '{"vpn_health": {"up": false}}',
+    )
+    for path, op, value, expected in (
+        ("reported.config.endpoints.0.name", "eq", "plc", ["reports"]),
+        ("reported.config.endpoints", "contains", [{"enabled": True}], ["reports"]),
+        ("reported.vpn_health.up", "eq", False, ["reports"]),
+        ("reported.version", "gt", 6, ["reports"]),
+        ("reported.version", "exists", None, ["reports"]),
+        ("reported.apps", "exists", None, []),
+        ("reported.version", "ne", 7, ["silent"]),
+    ):
+        assert await found(rest, fields=[{"path": path, "op": op, "value": value}]) == expected
+
+
+async def test_fields_of_target_states(rest: Rest) -> None:
+    one, _ = await agents(rest, "set", "unset")
+    body = {"apps": {}, "config": {"intervals": {"poll": 30}}}
+    await ok(rest, "POST", f"/agents/{one}/target-state", body)
+    for path, op, value, expected in (
+        ("target.config.intervals.poll", "eq", 30, ["set"]),
+        ("target.version", "ge", 1, ["set"]),
+        ("target.config.intervals.poll", "ne", 30, ["unset"]),
+    ):
+        assert await found(rest, fields=[{"path": path, "op": op, "value": value}]) == expected
+
+
 @pytest.mark.parametrize(
     ("chosen", "part"),
     [

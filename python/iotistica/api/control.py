@@ -94,8 +94,7 @@ class Control:
             name=own_name,
             members=members,
             executor=executor,
-            retention_days=settings.log_retention_days,
-            most_entries=settings.log_stream_max_entries,
+            settings=settings,
         )
         self._intake: Intake | None = None
 

@@ -40,17 +40,17 @@ SET deleted = true, is_active = false, agent_uuid = NULL, revision = revision + 
     updated_at = now()
 WHERE agent_uuid = ANY ($1::uuid[]) AND tenant_id = $2
 """
-_USERS = """
+_COLUMNS = """
 SELECT u.id, u.username, u.password_salt, u.revision, u.is_active, u.deleted,
        array(SELECT a.topic FROM mqtt_acls AS a WHERE a.username = u.username ORDER BY a.id)
            AS topics,
        array(SELECT a.access FROM mqtt_acls AS a WHERE a.username = u.username ORDER BY a.id)
            AS accesses
 FROM mqtt_users AS u
-WHERE u.id > $1 AND (u.revision <> u.told OR $2) AND ($3::text IS NULL OR u.username = $3)
-ORDER BY u.id
-LIMIT $4
+WHERE u.id > $1 AND ($2::text IS NULL OR u.username = $2)
 """
+_EVERYONE = f"{_COLUMNS} ORDER BY u.id LIMIT $3"
+_UNTOLD = f"{_COLUMNS} AND u.revision <> u.told ORDER BY u.id LIMIT $3"
 # Only what was told: the row may have changed meanwhile.
 _TOLD = """
 UPDATE mqtt_users AS known SET told = t.revision
@@ -96,7 +96,8 @@ class BrokerUserStore:
     ) -> list[BrokerUser]:
         """At most so many that the broker was not told of, by id; with `everyone` of all."""
         with unavailable("list the users of the broker"):
-            rows = await self._pool.fetch(_USERS, after, everyone, username, most)
+            query = _EVERYONE if everyone else _UNTOLD
+            rows = await self._pool.fetch(query, after, username, most)
         return [
             BrokerUser(
                 id=row["id"],

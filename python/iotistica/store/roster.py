@@ -257,10 +257,11 @@ class Roster:
         """Remove an agent and all that is its own, but its readings. Raises `NotFound`."""
         with unavailable("remove an agent"):
             async with self._pool.acquire() as connection, connection.transaction():
-                await remove_agent_users(connection, [uuid], tenant=origin.tenant)
+                # Before its user: a registration takes the rows in this order too.
                 name = await connection.fetchval(_REMOVE, origin.tenant, uuid)
                 if name is None:
                     raise NotFound(f"agent {uuid} does not exist")
+                await remove_agent_users(connection, [uuid], tenant=origin.tenant)
                 await connection.execute(_DEPART, origin.tenant, uuid)
                 await _record(connection, origin, "agent.deleted", uuid, before={"name": name})
 

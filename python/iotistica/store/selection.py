@@ -24,6 +24,14 @@ DOCUMENTS: Mapping[str, str] = MappingProxyType(
             " 'agent_version', a.agent_version, 'network_interfaces', a.network_interfaces,"
             " 'location', a.location)"
         ),
+        "reported": (
+            "(SELECT s.system_info || jsonb_build_object('apps', s.apps, 'config', s.config,"
+            " 'version', s.version) FROM agent_current_state AS s WHERE s.agent_uuid = a.uuid)"
+        ),
+        "target": (
+            "(SELECT jsonb_build_object('apps', s.apps, 'config', s.config, 'version', s.version)"
+            " FROM agent_target_state AS s WHERE s.agent_uuid = a.uuid)"
+        ),
     }
 )
 """Where the first part of a field's path leads: an expression of `a`, a row of `agents`."""
@@ -86,7 +94,7 @@ class Condition:
 
     def _versions(self, chosen: AgentFilter) -> Iterator[str]:
         if chosen.version is not None:
-            yield f"a.agent_version LIKE {self.parameter(_like(chosen.version))}"
+            yield f"left(a.agent_version, 255) LIKE {self.parameter(_like(chosen.version))}"
         numbers = "version_numbers(a.agent_version)"
         if chosen.version_from is not None:
             yield f"{numbers} >= version_numbers({self.parameter(chosen.version_from)})"

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 Text = Annotated[str, Meta(min_length=1, max_length=255)]
 DeviceKey = Annotated[str, Meta(min_length=16, max_length=512, pattern=r"^[\x21-\x7e]+$")]
@@ -109,17 +109,20 @@ class Rotation(Struct, kw_only=True):
     reason: Annotated[str, Meta(max_length=255)] = "requested by the agent"
 
 
-class Rotated(Struct, kw_only=True, rename="camel"):
-    """The new key, shown once. The old one is good until `gracePeriodEnds`."""
+class Rotated(Struct, kw_only=True):
+    """The new key, shown once, by the names of the API and of the reference's rotation event."""
 
-    device_uuid: str
+    uuid: str = field(name="deviceUuid")
+    api_key: str = field(name="newApiKey")
+    rotated_at: datetime = field(name="rotatedAt")
+    ends: datetime = field(name="gracePeriodEnds")
+    """Until when the former key is good."""
     new_api_key: str
-    rotated_at: datetime
     grace_period_ends: datetime
-    success: bool = True
-    message: str = "Use the new key from now on"
     # Keys do not expire; those who look for the field find that.
     expires_at: datetime | None = None
+    success: bool = True
+    message: str = "Use the new key from now on"
 
 
 class KeyStatus(Struct, kw_only=True, rename="camel"):

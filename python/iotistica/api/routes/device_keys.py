@@ -73,9 +73,11 @@ class AgentKeys:
         await self._changes.tell([caller.id])
         await self._tell(caller, done.rotated_at, done.old_valid_until)
         return Rotated(
-            device_uuid=caller.id,
+            uuid=caller.id,
+            api_key=new,
             new_api_key=new,
             rotated_at=done.rotated_at,
+            ends=done.old_valid_until,
             grace_period_ends=done.old_valid_until,
         )
 
