@@ -68,9 +68,7 @@ class DeviceKeys:
         now, key_hash = time.monotonic(), self.digest(key)
         known = self._known.get(key_hash)
         if known is not None:
-            is_fresh = now - known.checked_at < self._recheck_s * _STALE_RECHECKS
-            if is_fresh and time.time() < known.valid_until:
-                known.used_at = now
+            if self._counts(known, now):
                 return known.principal
             self._drop(key_hash)
         if self._refused.get(key_hash, 0.0) > now:
@@ -78,16 +76,19 @@ class DeviceKeys:
         return await self._find(key_hash, now)
 
     def remembered(self, key: str) -> Principal | None:
-        """The agent of a key that was checked lately. Called in any thread; never waits."""
-        if not 0 < len(key) <= _MAX_KEY:
+        """The agent of a key, where memory knows it. Called in any thread; changes nothing."""
+        known = self._known.get(self.digest(key)) if 0 < len(key) <= _MAX_KEY else None
+        if known is None or not self._counts(known, time.monotonic()):
             return None
-        known, now = self._known.get(self.digest(key)), time.monotonic()
-        if known is None or now - known.checked_at >= self._recheck_s * _STALE_RECHECKS:
-            return None
-        if time.time() >= known.valid_until:
-            return None
-        known.used_at = now
         return known.principal
+
+    def _counts(self, known: _Known, now: float) -> bool:
+        if now - known.checked_at >= self._recheck_s * _STALE_RECHECKS:
+            return False
+        if time.time() >= known.valid_until:
+            return False
+        known.used_at = now
+        return True
 
     def digest(self, key: str) -> str:
         """The form in which a key is stored."""
