@@ -9,8 +9,6 @@ program asks. With `--growth` (S10) a process that knows 100 agents takes turns 
 from __future__ import annotations
 
 import asyncio
-import functools
-import hmac
 import os
 import socket
 import statistics
@@ -19,7 +17,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,8 +28,8 @@ import asyncpg
 
 from harness import arguments, report
 from iotistica import supervisor
-from iotistica.api import application, auth, robyn_app
-from iotistica.api.principal import Principal
+from iotistica.api.agent_digests import AgentDigests
+from iotistica.api.device_keys import PURPOSE
 from iotistica.embedded.carrier import find_postgres
 from iotistica.embedded.ports import free_port
 from iotistica.embedded.postgres import Postgres
@@ -44,47 +42,10 @@ from iotistica.store.target_feed import TargetFeed
 from iotistica.targets.state import Content
 
 ROOT = Path(__file__).parents[1]
+WEB = "iotistica.api.robyn_app"
 TENANT = "0123456789ab"
 CONFIG = {"logging": {"level": "info"}, "intervals": {"poll": 60}, "endpoints": []}
 _TICKS = os.sysconf("SC_CLK_TCK")
-
-
-class Keys:
-    """Agents by the digests of their keys, of the shape of `api/device_keys.py`."""
-
-    def __init__(self, agents: list[str]) -> None:
-        self._known = {
-            self._digest(f"key-{agent}"): (
-                Principal(kind="agent", tenant=TENANT, id=agent),
-                float("inf"),
-            )
-            for agent in agents
-        }
-
-    def remembered(self, key: str) -> Principal | None:
-        known = self._known.get(self._digest(key))
-        return known[0] if known is not None and time.time() < known[1] else None
-
-    async def identify(self, key: str) -> Principal | None:
-        return self.remembered(key)
-
-    @staticmethod
-    def _digest(key: str) -> str:
-        text = f"device-api-key:{key}".encode()
-        return f"hmac-sha256$device-api-key${hmac.digest(b'p' * 32, text, 'sha256').hex()}"
-
-
-def serve() -> None:
-    """The web process of the Cloud API."""
-    assignment = supervisor.assigned()
-    parameters: Any = assignment.parameters
-    keys = Keys(Path(parameters["agents"]).read_text().split())
-    parts: Any = application
-    parts.Parts = functools.partial(application.Parts, device_keys=keys)
-    parts.Identity = functools.partial(application.Identity, agents=keys)
-    web = robyn_app.Web(assignment, auth.Tokens(auth.secret(assignment.settings)))
-    app = robyn_app._robyn(web)
-    app.start(host=supervisor.LOOPBACK, port=parameters["port"], _check_port=False)
 
 
 def constant(port: int) -> None:
@@ -186,12 +147,13 @@ async def servers(directory: Path) -> AsyncIterator[Settings]:
 async def fill(settings: Settings, agents: list[str]) -> str:
     """Agents with a target state; its ETag."""
     url = settings.require("database_url")
+    digests = AgentDigests(settings)
     connection = await asyncpg.connect(url)
     await connection.execute("INSERT INTO tenants (id, name) VALUES ($1, $1)", TENANT)
     await connection.copy_records_to_table(
         "agents",
-        records=[(agent, TENANT, "bench") for agent in agents],
-        columns=("uuid", "tenant_id", "name"),
+        records=[(agent, TENANT, "bench", digests.of(PURPOSE, f"key-{agent}")) for agent in agents],
+        columns=("uuid", "tenant_id", "name", "device_api_key_hash"),
     )
     await connection.execute("ANALYZE")
     await connection.close()
@@ -205,9 +167,9 @@ async def fill(settings: Settings, agents: list[str]) -> str:
 
 
 @contextmanager
-def process(*command: str, assignment: bytes | None = None, port: int) -> Iterator[int]:
+def process(command: Sequence[str], *, assignment: bytes | None = None, port: int) -> Iterator[int]:
     """A server on this port; its process id."""
-    started = subprocess.Popen([sys.executable, __file__, *command], stdin=subprocess.PIPE)
+    started = subprocess.Popen([sys.executable, *command], stdin=subprocess.PIPE)
     assert started.stdin is not None
     if assignment is not None:
         started.stdin.write(assignment)
@@ -237,16 +199,14 @@ def wait_for(port: int) -> None:
 @contextmanager
 def web(directory: Path, settings: Settings, agents: list[str], etag: str) -> Iterator[Side]:
     """A web process that knows these agents, each of which has polled once."""
-    port, known = free_port(), directory / f"agents-{len(agents)}"
+    port = free_port()
     requests = directory / f"requests-{len(agents)}"
-    known.write_text("\n".join(agents))
     requests.write_text(
         "\n".join(f"/api/v1/device/{agent}/state key-{agent} {etag}" for agent in agents)
     )
-    parameters = {"port": port, "agents": str(known), "peers": {}}
-    role = supervisor.Role("web-0", "bench", parameters)
+    role = supervisor.Role("web-0", WEB, {"port": port, "peers": {}})
     assignment = supervisor._assignment(role, settings)
-    with process("--serve", assignment=assignment, port=port) as pid:
+    with process(["-m", WEB], assignment=assignment, port=port) as pid:
         yield Side(f"{len(agents)} agents", pid, port, requests, all_304=True)
 
 
@@ -277,7 +237,7 @@ async def run(options: Any) -> None:
                         show(options, ours, few)
                 else:
                     port = free_port()
-                    with process("--constant", str(port), port=port) as pid:
+                    with process([__file__, "--constant", str(port)], port=port) as pid:
                         sides = [constant_side(directory, pid, port, kind) for kind in KINDS]
                         rounds(options, generator, ours, *sides)
                         show(options, ours, *sides)
@@ -328,10 +288,6 @@ def show(options: Any, ours: Side, baseline: Side, *others: Side) -> None:
 
 def main() -> None:
     """Parse the arguments."""
-    if sys.argv[1:2] == ["--serve"]:
-        sys.argv = sys.argv[:1]
-        serve()
-        return
     if sys.argv[1:2] == ["--constant"]:
         constant(int(sys.argv[2]))
         return

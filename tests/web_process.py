@@ -51,8 +51,13 @@ class Control(Rest):
     def __init__(self, pool: Pool, streams: Streams, tenant: str, settings: Settings) -> None:
         self.pool = pool
         self.keys = DeviceKeys()
+        self.seen: list[str] = []
         parts = control_path.handlers(
-            settings, pool, streams, device_keys=self.keys, seen=lambda agent: None
+            settings,
+            pool,
+            streams,
+            device_keys=self.keys,
+            seen=lambda *agents: self.seen.extend(agents),
         )
         self.poller = next(part for part in parts if isinstance(part, StatePoll))
         self.cache = self.poller._cache

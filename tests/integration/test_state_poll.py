@@ -17,32 +17,12 @@ from tests.rest import KEY
 from tests.web_process import Control
 
 from iotistica import supervisor
+from iotistica.api.agent_digests import AgentDigests
+from iotistica.api.device_keys import PURPOSE
 from iotistica.embedded.ports import free_port
 from iotistica.settings import Settings
 from iotistica.store.pool import Pool
 from iotistica.streams import Streams
-
-# A web process as it is, but for the keys of agents: each one's is its UUID.
-SERVE = """
-from iotistica import supervisor
-from iotistica.api import auth, device_keys, robyn_app
-from iotistica.api.principal import Principal
-
-assignment = supervisor.assigned()
-
-def remembered(_, key):
-    return Principal(kind="agent", tenant=assignment.parameters["tenant"], id=key)
-
-async def identify(_, key):
-    return remembered(_, key)
-
-device_keys.DeviceKeys.remembered = remembered
-device_keys.DeviceKeys.identify = identify
-web = robyn_app.Web(assignment, auth.Tokens(auth.secret(assignment.settings)))
-robyn_app._robyn(web).start(
-    host=supervisor.LOOPBACK, port=assignment.parameters["port"], _check_port=False
-)
-"""
 
 
 @dataclass
@@ -53,6 +33,18 @@ class Web:
     client: aiohttp.ClientSession
     control: Control
     """Another process on the same servers."""
+
+    digests: AgentDigests
+    """Each agent's key is its UUID."""
+
+    async def add_agent(self) -> str:
+        agent = await self.control.add_agent()
+        await self.control.pool.execute(
+            "UPDATE agents SET device_api_key_hash = $2 WHERE uuid = $1",
+            agent,
+            self.digests.of(PURPOSE, agent),
+        )
+        return agent
 
     async def poll(
         self, agent: str, etag: str | None = None, *, method: str = "GET", **headers: str
@@ -83,10 +75,10 @@ async def web(
         database_url=database, redis_url=redis_url, jwt_secret=KEY, log_level="error"
     )
     port = free_port()
-    parameters = {"port": port, "peers": {}, "tenant": tenant}
+    parameters = {"port": port, "peers": {}}
     role = supervisor.Role("web-0", "test", parameters)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", SERVE, stdin=asyncio.subprocess.PIPE
+        sys.executable, "-m", "iotistica.api.robyn_app", stdin=asyncio.subprocess.PIPE
     )
     assert process.stdin is not None
     process.stdin.write(supervisor._assignment(role, settings))
@@ -100,13 +92,14 @@ async def web(
                             break
                 except aiohttp.ClientConnectionError:
                     await asyncio.sleep(0.05)
-        yield Web(url, client, Control(pool, streams, tenant, settings))
+        control = Control(pool, streams, tenant, settings)
+        yield Web(url, client, control, AgentDigests(settings))
     process.terminate()
     assert await asyncio.wait_for(process.wait(), 10) == 0
 
 
 async def test_polls_over_http(web: Web) -> None:
-    agent, stranger = await web.control.add_agent(), str(uuid.uuid4())
+    agent, stranger = await web.add_agent(), str(uuid.uuid4())
     config = {"text": "ä" * 40}
     made = await web.control.write("POST", agent, "/target-state", {"apps": {}, "config": config})
     status, body, headers = await web.poll(agent)
@@ -125,10 +118,10 @@ async def test_polls_over_http(web: Web) -> None:
     assert first != second
     # What the short cut leaves to the table.
     assert (await web.poll(agent, '"old"'))[0] == 200
-    assert (await web.poll(stranger, etag))[0] == 404
+    assert (await web.poll(stranger, etag))[0] == 401
     assert (await web.poll(agent, etag, method="POST"))[0] == 405
     assert (await web.poll(agent, etag, method="HEAD"))[0] == 304
-    other = {"X-Device-API-Key": stranger}
+    other = {"X-Device-API-Key": await web.add_agent()}
     assert (await web.poll(agent, etag, **other))[0] == 403
     async with web.client.get(f"{web.url}/api/v1/device/{agent}/state") as reply:
         assert reply.status == 401
@@ -145,7 +138,7 @@ async def test_polls_over_http(web: Web) -> None:
 
 
 async def test_a_change_in_another_process_is_served_within_a_second(web: Web) -> None:
-    agent = await web.control.add_agent()
+    agent = await web.add_agent()
     for number in range(5):
         etag = (await web.poll(agent))[2]["etag"]
         assert (await web.poll(agent, etag))[0] == 304

@@ -422,3 +422,18 @@ async def test_the_pool_of_the_looks_is_one_connection(database: str) -> None:
         await cache.look()
     assert pool.get_size() == 1
     pool.terminate()
+
+
+async def test_agents_that_take_the_short_cut_are_seen(
+    two: tuple[Control, Control, str],
+) -> None:
+    writer, _, agent = two
+    etag = (await writer.poll(agent)).headers["etag"]
+    for _ in range(3):
+        assert writer.at_once(agent, if_none_match=etag).status == 304
+
+    async def is_seen() -> bool:
+        return agent in writer.seen
+
+    await until(is_seen)
+    assert set(writer.seen) == {agent}

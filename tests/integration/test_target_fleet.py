@@ -211,3 +211,25 @@ async def test_drift_of_all_agents(control: Control, connection: asyncpg.Connect
     only = await control.ask("GET", "/api/v1/target-state/drift?status=drifted")
     assert [one["uuid"] for one in only.body["agents"]] == [agents[2]]
     assert (await control.ask("GET", "/api/v1/target-state/drift?cursor=x")).status == 400
+
+
+async def test_a_fleet_gets_a_target_state(
+    control: Control, connection: asyncpg.Connection
+) -> None:
+    agents = [await control.add_agent() for _ in range(3)]
+    fleet = await connection.fetchval(
+        "INSERT INTO fleets (tenant_id, fleet_name) VALUES ($1, 'f') RETURNING fleet_uuid::text",
+        control.tenant,
+    )
+    await connection.execute(
+        "UPDATE agents SET fleet_uuid = $1 WHERE uuid = ANY ($2::uuid[])", fleet, agents[:2]
+    )
+    done = await apply(control, fleet=fleet, apps=APPS)
+    assert (done["selected"], done["changed"]) == (2, 2)
+    states = [await state(control, agent) for agent in agents]
+    assert [one["version"] for one in states] == [1, 1, 0]
+    other = secrets.token_hex(6)
+    await control.add_agent(other)
+    for tenant, which in ((other, fleet), (control.tenant, str(uuid.uuid4()))):
+        answer = await control.ask("POST", APPLY, {"fleet": which, "apps": {}}, tenant=tenant)
+        assert answer.status == 404

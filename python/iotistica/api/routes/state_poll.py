@@ -36,13 +36,6 @@ class Keys(Protocol):
         """The agent of a key, where memory knows it. Called in any thread; never waits."""
 
 
-class NoKeys:
-    """Remembers none, so that every poll takes the long way."""
-
-    def remembered(self, key: str) -> Principal | None:
-        """None."""
-
-
 class StatePoll:
     """Answers polls: the route, and its short cut from memory (`Express`)."""
 
@@ -53,12 +46,12 @@ class StatePoll:
         cache: TargetCache,
         settings: Settings,
         *,
-        keys: Keys | None = None,
-        seen: Callable[[str], None] = lambda agent: None,
+        keys: Keys,
+        seen: Callable[..., None],
     ) -> None:
-        """`seen` is told the UUID of every agent that polls; in any thread."""
+        """`seen` is told the UUIDs of agents that took the short cut."""
         self._cache = cache
-        self._keys = keys or NoKeys()
+        self._keys = keys
         self._seen = seen
         self._interval = f"{settings.poll_min_interval_s:g}"
         self._most = settings.poll_max_per_minute
@@ -68,6 +61,8 @@ class StatePoll:
         self._answered = 0
         self._early = 0
         self._shown = (0, 0)
+        self._polled: set[str] = set()
+        self._settling: set[str] = set()
 
     @route("GET", PATH, agents=True, limit="none", reply=dict[str, Any], errors=(304, 429))
     async def get(self, request: Request, caller: Principal, uuid: str) -> Reply:
@@ -77,7 +72,6 @@ class StatePoll:
         `{uuid: {apps, config, version, needs_deployment, last_deployed_at}}`.
         """
         agent = caller.id
-        self._seen(agent)
         given = request.headers.get("if-none-match")
         known = self._cache.get(agent)
         if known is not None:
@@ -115,14 +109,17 @@ class StatePoll:
         known = self._cache.get(caller.id)
         if known is None or not matches(given, known.etag) or not self._admits(known):
             return None
-        self._seen(caller.id)
+        self._polled.add(caller.id)
         self._answered += 1
         return self._unchanged(
             known.etag, known.size, request_id(header("x-request-id")) or new_request_id()
         )
 
     def _show(self) -> None:
-        """Bring the metrics up to what the short cut has answered: counting there costs time."""
+        """Tell what the short cut did: there it would cost time, and in its thread not be safe."""
+        # Told one round later: the other thread may still hold the set that it looked up before.
+        self._seen(*self._settling)
+        self._settling, self._polled = self._polled, set()
         answered, early = self._answered, self._early
         self._meter.add(304, answered - self._shown[0])
         _MEMORY.inc(answered - self._shown[0])
