@@ -15,13 +15,11 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
-from tests.integration.test_web import AGENT, TENANT, Api, api, ready, start
+from tests.cloud_api import AGENT, TENANT, Api, ready, start
 
 from iotistica import keys, mqtt
 from iotistica._native import format_topic
 from iotistica.embedded.ports import free_port
-
-__all__ = ["api"]  # the fixture
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
