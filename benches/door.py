@@ -15,36 +15,30 @@ import time
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 import harness
 from iotistica import supervisor
-from iotistica.api.http import Reply, Request, Route, Table, json_reply
 from iotistica.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 SERVE = "--serve"
+ETAG = '"abc"'
 PATHS = {"304": "/api/v1/device/x/state", "200": "/api/v1/small"}
 
 
 def serve(port: int) -> None:
-    """A web process with our table of routes, without servers behind it."""
+    """A web process whose handlers do as good as nothing: the door's cost shows most."""
     from robyn import Headers, Response, Robyn
     from robyn.argument_parser import Config
 
-    async def state(request: Request) -> Reply:
-        if request.headers.get("if-none-match") == '"abc"':
-            return Reply(304, headers={"etag": '"abc"'})
-        return json_reply({"state": 1})
-
-    async def small(_: Request) -> Reply:
-        return json_reply({"readings": list(range(40))})
-
-    table = Table([Route("GET", PATHS["304"], state), Route("GET", PATHS["200"], small)])
+    body = orjson.dumps({"readings": list(range(40))})
 
     async def answer(request: Any) -> Response:
-        headers = {name.lower(): value for name, value in request.headers.to_dict().items()}
-        ours = Request(method=request.method, path=request.url.path, headers=headers)
-        reply = await table.answer(ours)
-        return Response(reply.status, Headers(dict(reply.headers)), reply.body)
+        asked = request.url.path == PATHS["304"]
+        if asked and request.headers.get("if-none-match") == ETAG:
+            return Response(304, Headers({"etag": ETAG}), b"")
+        return Response(200, Headers({"content-type": "application/json"}), body)
 
     config = Config()
     config.disable_openapi = True

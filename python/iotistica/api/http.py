@@ -43,8 +43,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def address(self) -> str:
-        """IP address of the client, as the front door saw it."""
-        return self.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+        """IP address of the client, as the front door found it behind the trusted proxies."""
+        found = self.headers.get("x-real-ip")
+        return found or self.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
 
     @property
     def user_agent(self) -> str:
