@@ -80,7 +80,7 @@ class Admission:
         public=True,
         limit="auth",
         status=201,
-        errors=(401, 403, 409),
+        errors=(401, 403, 404, 409),
     )
     async def register(self, request: Request, body: RegisterBody) -> Admitted:
         """Become a user: by an invitation, or as a viewer of the tenant that is open to all.
