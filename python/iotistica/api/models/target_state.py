@@ -12,6 +12,7 @@ from iotistica.targets.difference import Deviation, Difference
 
 Reason = Annotated[str, Meta(max_length=500, description="Why, for the history")]
 Apps = list[dict[str, Any]] | dict[str, dict[str, Any]]
+Number = Annotated[int, Meta(ge=1, le=2**31 - 1, description="Of a version")]
 Limit = Annotated[int, Meta(ge=1, le=500)]
 
 
@@ -32,7 +33,7 @@ class Why(Struct, kw_only=True):
 class Rollback(Struct, kw_only=True):
     """Which version to go back to, and whether agents get it at once."""
 
-    version: Annotated[int, Meta(ge=1)]
+    version: Number
     deploy: bool = True
     reason: Reason = ""
 
@@ -100,8 +101,8 @@ class OneVersion(Struct, kw_only=True):
 class DiffQuery(Struct, kw_only=True, rename={"before": "from", "after": "to"}):
     """Two versions; without `to` the present one."""
 
-    before: Annotated[int, Meta(ge=1)]
-    after: Annotated[int, Meta(ge=1)] | None = None
+    before: Number
+    after: Number | None = None
 
 
 class Diff(Struct, kw_only=True, rename={"before": "from", "after": "to"}):
