@@ -8,6 +8,7 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
+from iotistica.selection import AgentFilter
 from iotistica.targets.difference import Deviation, Difference
 
 Reason = Annotated[str, Meta(max_length=500, description="Why, for the history")]
@@ -124,7 +125,7 @@ class Default(Struct, kw_only=True):
 
 
 class Apply(Struct, kw_only=True, rename="camel"):
-    """A change of many target states: of `agents`, of a `fleet`, or of `all`.
+    """A change of many target states: of `agents`, a `fleet`, a `group`, a `filter`, or of `all`.
 
     `apps` and `config` replace what an agent has; with `merge` they are JSON merge patches
     (RFC 7396). Agents get the change at once unless `deploy` is false.
@@ -132,6 +133,8 @@ class Apply(Struct, kw_only=True, rename="camel"):
 
     agents: Annotated[list[UUID], Meta(min_length=1, max_length=100_000)] | None = None
     fleet: UUID | None = None
+    group: UUID | None = None
+    filter: AgentFilter | None = None
     all: bool = False
     apps: list[dict[str, Any]] | dict[str, dict[str, Any] | None] | None = None
     config: dict[str, Any] | None = None
