@@ -280,6 +280,7 @@ def show(options: Any, ours: Side, baseline: Side, *others: Side) -> None:
         unit="polls/s",
         as_json=options.json,
         baseline_is=baseline.name,
+        cpu_ratio=round(statistics.median(baseline.cpu_us) / statistics.median(ours.cpu_us), 3),
         agents=options.agents,
         rss_mib=round(rss_mib(ours.pid)),
         **extra,

@@ -233,3 +233,21 @@ async def test_a_fleet_gets_a_target_state(
     for tenant, which in ((other, fleet), (control.tenant, str(uuid.uuid4()))):
         answer = await control.ask("POST", APPLY, {"fleet": which, "apps": {}}, tenant=tenant)
         assert answer.status == 404
+
+
+async def test_a_group_and_a_filter_get_a_target_state(
+    control: Control, connection: asyncpg.Connection
+) -> None:
+    named = [await control.add_agent(name=name) for name in ("press-1", "press-2", "oven-1")]
+    await control.add_agent(secrets.token_hex(6), name="press-3")
+    group = await connection.fetchval(
+        "INSERT INTO groups (tenant_id, name, filter) VALUES ($1, 'g', $2) RETURNING id::text",
+        control.tenant,
+        '{"name": "press-*"}',
+    )
+    assert (await apply(control, group=group, apps=APPS))["changed"] == 2
+    assert (await apply(control, filter={"name": "oven-*"}, apps=OTHER))["changed"] == 1
+    states = [await state(control, agent) for agent in named]
+    assert [one["apps"] for one in states] == [APPS, APPS, OTHER]
+    missing = {"group": str(uuid.uuid4()), "apps": {}}
+    assert (await control.ask("POST", APPLY, missing)).status == 404

@@ -217,8 +217,9 @@ async def test_the_history_tells_who_when_and_why(control: Control, agent: str) 
     second = await control.write("GET", agent, f"{TARGET}/history/2")
     assert (second["apps"], second["config"]) == (OTHER, {"a": [1, 2]})
     assert (await control.ask("GET", f"/api/v1/agents/{agent}{TARGET}/history/9")).status == 404
-    bad = await control.ask("GET", f"/api/v1/agents/{agent}{TARGET}/history?cursor=x")
-    assert bad.status == 400
+    for rest in ("history?cursor=x", f"history/{2**31}", f"diff?from={2**70}", "diff?from=0"):
+        bad = await control.ask("GET", f"/api/v1/agents/{agent}{TARGET}/{rest}")
+        assert bad.status == 400, rest
 
 
 async def test_the_difference_of_two_versions(control: Control, agent: str) -> None:

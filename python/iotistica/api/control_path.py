@@ -14,8 +14,10 @@ from iotistica.api.routes.target_state import TargetStates
 from iotistica.api.target_cache import TargetCache
 from iotistica.api.target_desk import TargetDesk
 from iotistica.settings import Settings
+from iotistica.store.groups import GroupStore
 from iotistica.store.pool import Pool
 from iotistica.store.reported import ReportedStore
+from iotistica.store.roster import Roster
 from iotistica.store.target_feed import TargetFeed
 from iotistica.store.targets import TargetStore
 from iotistica.streams import Streams
@@ -47,7 +49,15 @@ def handlers(
         StatePoll(cache, settings, keys=device_keys, seen=seen),
         TargetStates(store, desk, limits),
         TargetApps(desk, limits),
-        TargetFleet(store, feed, desk, limits=limits, signer=signer),
+        TargetFleet(
+            store,
+            feed,
+            desk,
+            roster=Roster(pool),
+            groups=GroupStore(pool),
+            limits=limits,
+            signer=signer,
+        ),
         ReportedStates(ReportedStore(pool)),
         AgentCommands(pool, store, streams.outbox, signer),
     ]

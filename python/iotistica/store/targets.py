@@ -68,8 +68,6 @@ FROM agent_target_state_history AS h
 JOIN agents AS a ON a.uuid = h.agent_uuid
 WHERE a.tenant_id = $1 AND h.agent_uuid = $2 AND h.version = $3
 """
-_IN_FLEET = "SELECT uuid FROM agents WHERE tenant_id = $1 AND fleet_uuid = $2 ORDER BY uuid"
-_IN_TENANT = "SELECT uuid FROM agents WHERE tenant_id = $1 ORDER BY uuid"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,15 +221,6 @@ class TargetStore:
         if row is None:
             raise NotFound(f"agent {agent} has no version {version} of its target state")
         return _content(row["apps"], row["config"])
-
-    async def agents_of(self, tenant: str, fleet: UUID | None) -> list[UUID]:
-        """All agents of a fleet, or of the tenant."""
-        with unavailable("list agents"):
-            if fleet is None:
-                rows = await self.pool.fetch(_IN_TENANT, tenant)
-            else:
-                rows = await self.pool.fetch(_IN_FLEET, tenant, fleet)
-        return [UUID(str(row["uuid"])) for row in rows]
 
 
 def _state(row: Any) -> State:

@@ -8,10 +8,12 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
+from iotistica.selection import AgentFilter
 from iotistica.targets.difference import Deviation, Difference
 
 Reason = Annotated[str, Meta(max_length=500, description="Why, for the history")]
 Apps = list[dict[str, Any]] | dict[str, dict[str, Any]]
+Number = Annotated[int, Meta(ge=1, le=2**31 - 1, description="Of a version")]
 Limit = Annotated[int, Meta(ge=1, le=500)]
 
 
@@ -32,7 +34,7 @@ class Why(Struct, kw_only=True):
 class Rollback(Struct, kw_only=True):
     """Which version to go back to, and whether agents get it at once."""
 
-    version: Annotated[int, Meta(ge=1)]
+    version: Number
     deploy: bool = True
     reason: Reason = ""
 
@@ -100,8 +102,8 @@ class OneVersion(Struct, kw_only=True):
 class DiffQuery(Struct, kw_only=True, rename={"before": "from", "after": "to"}):
     """Two versions; without `to` the present one."""
 
-    before: Annotated[int, Meta(ge=1)]
-    after: Annotated[int, Meta(ge=1)] | None = None
+    before: Number
+    after: Number | None = None
 
 
 class Diff(Struct, kw_only=True, rename={"before": "from", "after": "to"}):
@@ -123,7 +125,7 @@ class Default(Struct, kw_only=True):
 
 
 class Apply(Struct, kw_only=True, rename="camel"):
-    """A change of many target states: of `agents`, of a `fleet`, or of `all`.
+    """A change of many target states: of `agents`, a `fleet`, a `group`, a `filter`, or of `all`.
 
     `apps` and `config` replace what an agent has; with `merge` they are JSON merge patches
     (RFC 7396). Agents get the change at once unless `deploy` is false.
@@ -131,6 +133,8 @@ class Apply(Struct, kw_only=True, rename="camel"):
 
     agents: Annotated[list[UUID], Meta(min_length=1, max_length=100_000)] | None = None
     fleet: UUID | None = None
+    group: UUID | None = None
+    filter: AgentFilter | None = None
     all: bool = False
     apps: list[dict[str, Any]] | dict[str, dict[str, Any] | None] | None = None
     config: dict[str, Any] | None = None

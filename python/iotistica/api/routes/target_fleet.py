@@ -13,6 +13,9 @@ from iotistica.api.principal import Principal
 from iotistica.api.route import route
 from iotistica.api.target_desk import TargetDesk, author_of
 from iotistica.errors import BadRequest, NotFound, TooLarge
+from iotistica.selection import AgentFilter
+from iotistica.store.groups import GroupStore
+from iotistica.store.roster import Roster
 from iotistica.store.target_feed import TargetFeed
 from iotistica.store.targets import Author, TargetStore
 from iotistica.targets import edits
@@ -22,6 +25,7 @@ from iotistica.targets.shape import Limits, apps_by_id, check
 from iotistica.targets.state import Content
 
 _BATCH = 200
+_PAGE = 5000
 _MOST_TOLD = 100
 _CONTROL = "device:control"
 
@@ -35,12 +39,16 @@ class TargetFleet:
         feed: TargetFeed,
         desk: TargetDesk,
         *,
+        roster: Roster,
+        groups: GroupStore,
         limits: Limits,
         signer: Signer,
     ) -> None:
         self._store = store
         self._feed = feed
         self._desk = desk
+        self._roster = roster
+        self._groups = groups
         self._limits = limits
         self._signer = signer
 
@@ -112,12 +120,21 @@ class TargetFleet:
         return checked
 
     async def _selected(self, tenant: str, body: models.Apply) -> list[UUID]:
-        named = [body.agents is not None, body.fleet is not None, body.all]
-        if sum(named) != 1:
-            raise BadRequest("exactly one of agents, fleet and all must say whose states to change")
+        named = [one is not None for one in (body.agents, body.fleet, body.group, body.filter)]
+        if sum(named) + body.all != 1:
+            raise BadRequest(
+                "exactly one of agents, fleet, group, filter and all must say whose states are meant"
+            )
         if body.agents is not None:
             return sorted(set(body.agents))
-        found = await self._store.agents_of(tenant, body.fleet)
+        chosen = body.filter or AgentFilter(fleet=body.fleet)
+        if body.group is not None:
+            chosen = await self._groups.filter(tenant, body.group)
+        found: list[UUID] = []
+        last = 0
+        while rows := await self._roster.uuids(tenant, chosen, limit=_PAGE, after=last):
+            last = rows[-1][0]
+            found += (UUID(str(uuid)) for _, uuid in rows)
         if body.fleet is not None and not found:
             raise NotFound(f"fleet {body.fleet} has no agents")
         return found

@@ -104,7 +104,9 @@ class TargetStates:
         return models.History(count=len(versions), versions=versions, cursor=cursor)
 
     @route("GET", f"{_PATH}/history/:version", needs="device:read")
-    async def version(self, caller: Principal, uuid: UUID, version: int) -> models.OneVersion:
+    async def version(
+        self, caller: Principal, uuid: UUID, version: models.Number
+    ) -> models.OneVersion:
         """What a version said."""
         content = await self._store.version(caller.tenant, uuid, version)
         return models.OneVersion(
