@@ -27,9 +27,6 @@ app = typer.Typer(
 )
 
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0 picks a free port.")]
-Reports = Annotated[
-    bool, typer.Option("--reports", help="Agents report state, metrics and logs as well.")
-]
 
 
 def share(text: str) -> typer.models.OptionInfo:
@@ -126,7 +123,9 @@ def simulate(
     duplicates: Annotated[float, share("Messages that are published twice.")] = 0.0,
     malformed: Annotated[float, share("Messages that must be rejected.")] = 0.0,
     late: Annotated[float, share("Messages that come days late.")] = 0.0,
-    reports: Reports = False,
+    reports: Annotated[
+        bool, typer.Option("--reports", help="Agents report state, metrics and logs, too.")
+    ] = False,
     seed: Annotated[str, typer.Option(help="Names the fleet: same seed, same agents.")] = "0",
     tenant: Annotated[
         str | None, typer.Option(help="Tenant of the agents; a data directory has its own.")
