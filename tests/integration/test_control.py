@@ -52,12 +52,14 @@ class Notes:
         self.batches: list[int] = []
 
     async def take(self, messages: Sequence[Incoming]) -> Sequence[Refusal]:
-        kept = [one for one in messages if one.value != "bad"]
+        kept = [one for one in messages if one.value not in ("bad", "boom")]
         columns = [[getattr(one, name) for one in kept] for name in ("agent", "tenant", "rest")]
         values = [orjson.dumps(one.value).decode() for one in kept]
         with unavailable("keep notes"):
             await self._pool.execute(ADD, *columns, values)
         self.batches.append(len(messages))
+        if any(one.value == "boom" for one in messages):
+            raise ZeroDivisionError("boom")
         bad = [one for one in messages if one.value == "bad"]
         return [Refusal(one, "bad_note", "the note is bad") for one in bad]
 
@@ -127,6 +129,7 @@ async def test_every_encoding_is_decoded(noted: Place) -> None:
     [
         (b"\x00nothing", b"undecodable", b"decode"),
         (b'"bad"', b"bad_note", b"the note is bad"),
+        (b'"boom"', b"defect", b"a defect of ours met it: ZeroDivisionError"),
         (b'"cursed"', b"refused_by_database", b"PostgreSQL refuses the message: "),
         (b'"' + b"x" * 2000 + b'"', b"too_large", b"payload has 2002 bytes; at most 1999 are"),
     ],
@@ -201,7 +204,8 @@ async def test_states_wait_while_postgresql_hangs_and_telemetry_goes_on(noted: P
         await noted.tell("state", "before")
 
         async def arrived() -> bool:
-            return await values(noted) == ["before"]
+            at_rest = sample("control_in_flight_messages") == 0
+            return at_rest and await values(noted) == ["before"]
 
         await until(arrived)
         acknowledged = sample("bridge_acknowledged_total")

@@ -180,11 +180,11 @@ async def test_a_status_that_is_no_object_is_refused(place: Place) -> None:
 async def test_events_of_every_type_are_kept_once(place: Place) -> None:
     """The reference logs and drops every event but `anomaly`."""
     door = {"open": True, "timestamp": at(0)}
-    anomaly = {"metric": "t", "fingerprint": "f", "timestampMs": 1_700_000_000_000}
+    smoke = {"level": 3, "timestampMs": 1_700_000_000_000}
     plain = {"bell": 1}
     async with place.control():
         await place.tell("events/door", door, door)
-        await place.tell("events/anomaly", anomaly)
+        await place.tell("events/fire/smoke", smoke)
         await place.tell("events/bell", plain, plain)
 
         async def all_there() -> bool:
@@ -192,4 +192,4 @@ async def test_events_of_every_type_are_kept_once(place: Place) -> None:
 
         await until(all_there)
     found = sorted(await events(place, "events"), key=lambda one: one[0])
-    assert found == [("anomaly", anomaly), ("bell", plain), ("bell", plain), ("door", door)]
+    assert found == [("bell", plain), ("bell", plain), ("door", door), ("fire/smoke", smoke)]

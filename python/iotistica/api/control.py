@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from iotistica import log, metrics, mqtt, ops, supervisor
-from iotistica._native import Limits
+from iotistica import metrics, mqtt, ops, supervisor
 from iotistica.api.batch import Routes
 from iotistica.api.duties import Means, chores, families
 from iotistica.api.families import Family
@@ -26,6 +25,7 @@ from iotistica.api.outlet import Outlet
 from iotistica.api.presence import presence_of
 from iotistica.api.pressure import Pressure
 from iotistica.api.tenants import Tenants
+from iotistica.limits import limits_of
 from iotistica.settings import Settings
 from iotistica.spool import Spool
 from iotistica.store.logs import LogStore
@@ -33,8 +33,6 @@ from iotistica.store.members import tenants_of
 from iotistica.store.pool import Pool, open_pool
 from iotistica.store.tenants import tenant_ids
 from iotistica.streams import Streams
-
-_log = log.get(__name__)
 
 
 class Control:
@@ -80,7 +78,7 @@ class Control:
             tenants=self._tenants,
             outlet=self._outlet,
             breaker=database,
-            limits=_limits(settings),
+            limits=limits_of(settings),
             max_message_bytes=settings.max_message_bytes,
             executor=executor,
             seen=self._presence.seen,
@@ -135,16 +133,6 @@ class Control:
     async def _opened(self, session: mqtt.Session, intake: Intake) -> None:
         await intake.subscribe(self._families)
         self._link.opened(session)
-
-
-def _limits(settings: Settings) -> Limits:
-    """What one message may be."""
-    return Limits(
-        max_message_bytes=settings.max_message_bytes,
-        max_inflated_bytes=settings.max_inflated_bytes,
-        max_depth=settings.max_depth,
-        max_elements=settings.max_elements,
-    )
 
 
 async def run(assignment: supervisor.Assignment) -> None:

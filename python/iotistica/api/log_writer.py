@@ -31,7 +31,8 @@ _CLAIM_IDLE_MS = 60_000
 _ALL_EVERY_S = 30.0
 _ALARM_SHARE = 0.8
 
-_occasional = log.Occasional(log.get(__name__))
+_log = log.get(__name__)
+_occasional = log.Occasional(_log)
 
 
 class LogWriter:
@@ -188,6 +189,10 @@ def _parse(entries: Sequence[Entry], oldest_ms: int) -> list[list[Line] | str]:
             found.append(lines_of(fields, entry_ms, oldest_ms=oldest_ms))
         except (BadRequest, TooLarge) as error:
             found.append(str(error))
+        except Exception as error:
+            # A defect of ours costs the entry that meets it, and not all logs.
+            _log.exception("an entry of logs met a defect")
+            found.append(f"a defect of ours met it: {error!r}"[:500])
     return found
 
 

@@ -34,7 +34,8 @@ _MOST_MESSAGES = 500
 _MOST_BYTES = 8 << 20
 _DELAY_S = 0.02
 
-_occasional = log.Occasional(log.get(__name__))
+_log = log.get(__name__)
+_occasional = log.Occasional(_log)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,17 +202,22 @@ class Lane:
         try:
             refusals = await self._until_done(lambda: self._family.take(messages))
         except Exception as error:
-            if not is_refusal(error):
-                raise
+            # Also a defect of ours costs the message that meets it, and not its family.
             if len(messages) > 1:
                 half = len(messages) // 2
                 await self._take(messages[:half], letters)
                 await self._take(messages[half:], letters)
                 return
-            text = f"PostgreSQL refuses the message: {error}"
-            refusals = [Refusal(messages[0], "refused_by_database", text)]
+            refusals = [self._blame(messages[0], error)]
         for refusal in refusals:
             _refuse(letters, refusal.message.tenant, refusal)
+
+    def _blame(self, message: Incoming, error: Exception) -> Refusal:
+        if is_refusal(error):
+            text = f"PostgreSQL refuses the message: {error}"
+            return Refusal(message, "refused_by_database", text)
+        _log.exception("a message met a defect", family=self._name, topic=message.topic)
+        return Refusal(message, "defect", f"a defect of ours met it: {error!r}"[:500])
 
 
 def _decode(payloads: Sequence[bytes], limits: Limits, most_bytes: int) -> list[Any]:
