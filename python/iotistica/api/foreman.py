@@ -18,7 +18,7 @@ from iotistica.store.turn import turn
 from iotistica.streams import Channels, Outbox, Outgoing
 
 _TURN = "jobs"
-_TOLD_AT_ONCE = 250
+_TOLD_AT_ONCE = 100
 _MOST_WAITING = 2000
 """Messages in the outbox from which on agents are told later: it is not for jobs alone, and job
 documents are large."""
@@ -45,7 +45,7 @@ class Foreman:
         with unavailable("move jobs on"):
             while await self._time_out():
                 pass
-            for job in await job_steps.unsettled(self._pool):
+            for job in await job_steps.due(self._pool, self._clock()):
                 while await self._move(job):
                     pass
             while await self._tell():

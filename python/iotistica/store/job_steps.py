@@ -31,7 +31,20 @@ jsonb_build_object(
     'canceled', count(*) FILTER (WHERE s.status = 'CANCELED')
 )
 """
-_UNSETTLED = "SELECT job_id::text FROM job_executions WHERE totals IS NULL ORDER BY id"
+# Not those that only wait for their time or for their agents.
+_DUE = """
+SELECT e.job_id::text
+FROM job_executions AS e
+WHERE e.totals IS NULL
+  AND CASE e.status
+      WHEN 'SCHEDULED' THEN e.next_run_at <= $1
+      WHEN 'IN_PROGRESS' THEN
+          NOT e.fanned_out OR e.rollout IS NOT NULL OR e.abort_rules IS NOT NULL
+          OR NOT EXISTS (SELECT FROM agent_job_status AS s
+                         WHERE s.job_id = e.job_id AND s.status IN ('QUEUED', 'IN_PROGRESS'))
+      ELSE true END
+ORDER BY e.id
+"""
 _LOCK = """
 SELECT tenant_id, job_id::text, job_name, target_type, target_agents, target_group,
        target_filter, rollout, abort_rules, status, reason, fanned_out,
@@ -167,9 +180,9 @@ def counts_of(text: str) -> Counts:
     return Counts(**orjson.loads(text))
 
 
-async def unsettled(pool: Pool) -> list[str]:
-    """Jobs of any tenant to which something may still happen, oldest first."""
-    return [row["job_id"] for row in await pool.fetch(_UNSETTLED)]
+async def due(pool: Pool, now: datetime) -> list[str]:
+    """Jobs of any tenant for which something is to be done, oldest first."""
+    return [row["job_id"] for row in await pool.fetch(_DUE, now)]
 
 
 async def lock(connection: Connection, job: str) -> Row | None:
