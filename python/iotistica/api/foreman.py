@@ -7,7 +7,7 @@ process that is killed leaves nothing behind that its successor would not finish
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from iotistica.api.job_events import publish
 from iotistica.jobs import wire
@@ -50,6 +50,15 @@ class Foreman:
                     pass
             while await self._tell():
                 pass
+
+    async def forget(self, *, days: int) -> None:
+        """Remove jobs that have been over for so long, with what agents said of them."""
+        before = self._clock() - timedelta(days=days)
+        with unavailable("forget old jobs"):
+            more = True
+            while more:
+                async with turn(self._pool, _TURN) as connection:
+                    more = connection is not None and await job_steps.forget(connection, before)
 
     async def _time_out(self) -> bool:
         async with turn(self._pool, _TURN) as connection:

@@ -146,6 +146,21 @@ FROM due, job_executions AS e
 WHERE s.id = due.id AND e.job_id = s.job_id
 RETURNING s.tenant_id, s.agent_uuid::text, s.job_id::text, s.reason, e.job_name
 """  # noqa: S608 (a constant)
+# A job that recurs goes after its runs.
+_OLD = """
+SELECT e.job_id::text
+FROM job_executions AS e
+WHERE e.totals IS NOT NULL AND e.completed_at < $1
+  AND NOT EXISTS (SELECT FROM job_executions AS run WHERE run.parent_job_id = e.job_id)
+ORDER BY e.completed_at
+LIMIT 1
+FOR UPDATE SKIP LOCKED
+"""
+_FORGET_PARTS = """
+DELETE FROM agent_job_status
+WHERE id IN (SELECT id FROM agent_job_status WHERE job_id = $1 LIMIT $2)
+"""
+_FORGET = "DELETE FROM job_executions WHERE job_id = $1"
 _BEGIN = """
 UPDATE job_executions
 SET status = 'IN_PROGRESS', started_at = $2, next_run_at = NULL, executions = executions + 1
@@ -320,3 +335,14 @@ async def time_out(connection: Connection, now: datetime) -> list[JobEvent]:
     ]
     await job_events.record(connection, events)
     return events
+
+
+async def forget(connection: Connection, before: datetime) -> bool:
+    """Remove a part of the oldest job that was over before then; whether there may be more."""
+    job = await connection.fetchval(_OLD, before)
+    if job is None:
+        return False
+    done = await connection.execute(_FORGET_PARTS, job, AT_ONCE)
+    if int(done.rpartition(" ")[2]) < AT_ONCE:
+        await connection.execute(_FORGET, job)
+    return True
