@@ -322,6 +322,7 @@ class Settings(IdentitySettings, AgentSettings):
     # Jobs: what is kept of an agent's output, of each stream
     job_output_max_bytes: Annotated[int, Field(ge=64, le=16 * MIB)] = 64 * 1024
     job_check_s: Annotated[float, Field(gt=0, le=60)] = 1.0
+    job_retention_days: Annotated[int, Field(ge=1)] = 90
 
     # Embedded servers of `iotistica up`
     broker: Annotated[str, Field(pattern="^(auto|mosquitto|builtin)$")] = "auto"

@@ -472,3 +472,30 @@ async def test_a_large_cancellation_is_finished_by_the_chore(
     again = await yard.rest.ask("POST", f"{path}/retry", {"statuses": ["CANCELED"]})
     assert again.body["agents"] == 10
     assert await yard.counts(job) == {"total": 10, "queued": 10}
+
+
+async def test_jobs_that_have_long_been_over_are_forgotten(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents = await yard.hire(5)
+    old = (await yard.execute())["job_id"]
+    parent = await yard.execute(
+        execution_type="recurring", schedule={"interval_minutes": 10}, max_executions=1
+    )
+    waiting = (await yard.execute())["job_id"]
+    await yard.foreman.work()
+    await yard.foreman.work()  # the run that the first one made
+    await yard.finish(agents, old, "SUCCEEDED")
+    listed = (await yard.rest.ask("GET", "/api/v1/jobs/executions")).body["executions"]
+    (run,) = [one["job_id"] for one in listed if one["parent_job_id"] == parent["job_id"]]
+    await yard.finish(agents, run, "SUCCEEDED")
+    await yard.foreman.work()
+    monkeypatch.setattr(job_steps, "AT_ONCE", 2)
+    yard.clock.pass_s(2 * 86_400)
+    await yard.foreman.forget(days=2)
+    assert (await yard.rest.ask("GET", "/api/v1/jobs/executions")).body["count"] == 4
+    yard.clock.pass_s(1)
+    await yard.foreman.forget(days=2)
+    left = (await yard.rest.ask("GET", "/api/v1/jobs/executions")).body["executions"]
+    assert [one["job_id"] for one in left] == [waiting]
+    assert await yard.pool.fetchval("SELECT count(*) FROM agent_job_status") == 5

@@ -103,5 +103,6 @@ def chores(means: Means) -> list[Chore]:
         Chore("forget agents that left", _DEPARTURES_S, forget_departed),
         Chore("prune what is old", _PRUNE_S, partial(prune, pool)),
         Chore("jobs", settings.job_check_s, foreman.work),
+        Chore("old jobs", 600.0, partial(foreman.forget, days=settings.job_retention_days)),
         *alert_chores(settings, pool, means.streams),
     ]

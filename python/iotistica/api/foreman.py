@@ -7,7 +7,7 @@ process that is killed leaves nothing behind that its successor would not finish
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from iotistica.api.job_events import publish
 from iotistica.jobs import wire
@@ -18,7 +18,7 @@ from iotistica.store.turn import turn
 from iotistica.streams import Channels, Outbox, Outgoing
 
 _TURN = "jobs"
-_TOLD_AT_ONCE = 250
+_TOLD_AT_ONCE = 100
 _MOST_WAITING = 2000
 """Messages in the outbox from which on agents are told later: it is not for jobs alone, and job
 documents are large."""
@@ -45,11 +45,20 @@ class Foreman:
         with unavailable("move jobs on"):
             while await self._time_out():
                 pass
-            for job in await job_steps.unsettled(self._pool):
+            for job in await job_steps.due(self._pool, self._clock()):
                 while await self._move(job):
                     pass
             while await self._tell():
                 pass
+
+    async def forget(self, *, days: int) -> None:
+        """Remove jobs that have been over for so long, with what agents said of them."""
+        before = self._clock() - timedelta(days=days)
+        with unavailable("forget old jobs"):
+            more = True
+            while more:
+                async with turn(self._pool, _TURN) as connection:
+                    more = connection is not None and await job_steps.forget(connection, before)
 
     async def _time_out(self) -> bool:
         async with turn(self._pool, _TURN) as connection:

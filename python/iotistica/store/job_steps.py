@@ -31,7 +31,20 @@ jsonb_build_object(
     'canceled', count(*) FILTER (WHERE s.status = 'CANCELED')
 )
 """
-_UNSETTLED = "SELECT job_id::text FROM job_executions WHERE totals IS NULL ORDER BY id"
+# Not those that only wait for their time or for their agents.
+_DUE = """
+SELECT e.job_id::text
+FROM job_executions AS e
+WHERE e.totals IS NULL
+  AND CASE e.status
+      WHEN 'SCHEDULED' THEN e.next_run_at <= $1
+      WHEN 'IN_PROGRESS' THEN
+          NOT e.fanned_out OR e.rollout IS NOT NULL OR e.abort_rules IS NOT NULL
+          OR NOT EXISTS (SELECT FROM agent_job_status AS s
+                         WHERE s.job_id = e.job_id AND s.status IN ('QUEUED', 'IN_PROGRESS'))
+      ELSE true END
+ORDER BY e.id
+"""
 _LOCK = """
 SELECT tenant_id, job_id::text, job_name, target_type, target_agents, target_group,
        target_filter, rollout, abort_rules, status, reason, fanned_out,
@@ -133,6 +146,21 @@ FROM due, job_executions AS e
 WHERE s.id = due.id AND e.job_id = s.job_id
 RETURNING s.tenant_id, s.agent_uuid::text, s.job_id::text, s.reason, e.job_name
 """  # noqa: S608 (a constant)
+# A job that recurs goes after its runs.
+_OLD = """
+SELECT e.job_id::text
+FROM job_executions AS e
+WHERE e.totals IS NOT NULL AND e.completed_at < $1
+  AND NOT EXISTS (SELECT FROM job_executions AS run WHERE run.parent_job_id = e.job_id)
+ORDER BY e.completed_at
+LIMIT 1
+FOR UPDATE SKIP LOCKED
+"""
+_FORGET_PARTS = """
+DELETE FROM agent_job_status
+WHERE id IN (SELECT id FROM agent_job_status WHERE job_id = $1 LIMIT $2)
+"""
+_FORGET = "DELETE FROM job_executions WHERE job_id = $1"
 _BEGIN = """
 UPDATE job_executions
 SET status = 'IN_PROGRESS', started_at = $2, next_run_at = NULL, executions = executions + 1
@@ -167,9 +195,9 @@ def counts_of(text: str) -> Counts:
     return Counts(**orjson.loads(text))
 
 
-async def unsettled(pool: Pool) -> list[str]:
-    """Jobs of any tenant to which something may still happen, oldest first."""
-    return [row["job_id"] for row in await pool.fetch(_UNSETTLED)]
+async def due(pool: Pool, now: datetime) -> list[str]:
+    """Jobs of any tenant for which something is to be done, oldest first."""
+    return [row["job_id"] for row in await pool.fetch(_DUE, now)]
 
 
 async def lock(connection: Connection, job: str) -> Row | None:
@@ -307,3 +335,14 @@ async def time_out(connection: Connection, now: datetime) -> list[JobEvent]:
     ]
     await job_events.record(connection, events)
     return events
+
+
+async def forget(connection: Connection, before: datetime) -> bool:
+    """Remove a part of the oldest job that was over before then; whether there may be more."""
+    job = await connection.fetchval(_OLD, before)
+    if job is None:
+        return False
+    done = await connection.execute(_FORGET_PARTS, job, AT_ONCE)
+    if int(done.rpartition(" ")[2]) < AT_ONCE:
+        await connection.execute(_FORGET, job)
+    return True

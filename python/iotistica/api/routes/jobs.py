@@ -21,7 +21,8 @@ from iotistica.store.job_templates import JobTemplates
 from iotistica.store.jobs import JobStore, Order
 from iotistica.streams import Channels
 
-MAX_DOCUMENT_BYTES = 128 * 1024
+MAX_DOCUMENT_BYTES = 32 * 1024
+"""It is sent to every agent, twice; what is larger is for agents to fetch themselves."""
 
 
 class Jobs:
