@@ -109,7 +109,7 @@ async def test_a_rule_is_made_shown_changed_and_removed(rest: Rest, pool: Pool) 
         ({"metric": None}, "a threshold rule needs a metric"),
         ({"interval_s": 1}, "field interval_s is 1: expected float >= 5.0"),
         ({"severity": "bad"}, "field severity is"),
-        ({"labels": {"a b": "c"}}, "field labels"),
+        ({"labels": {"a b": "c"}}, "at key in $.labels"),
         ({"agents": []}, "field agents is []: expected array of length >= 1"),
         ({"more": 1}, "unknown field more"),
     ],
