@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class Outcome:
     seconds: float
 
 
-class _Guard(AbstractResolver):
+class Guard(AbstractResolver):
     """Resolves names to the addresses that are allowed. The connection goes to one of these, so
     that no second look-up can lead elsewhere."""
 
@@ -54,7 +55,7 @@ class _Guard(AbstractResolver):
             return found
         allowed = [one for one in found if _is_allowed(one["host"])]
         if not allowed:
-            raise OSError(f"{host} has no public address")
+            raise OSError(errno.EHOSTUNREACH, f"{host} has no public address")
         return allowed
 
     async def close(self) -> None:
@@ -100,7 +101,7 @@ class Sender:
             "x-iotistica-delivery": str(call.delivery),
             "x-iotistica-signature": sign(call.secret, int(time.time()), call.body),
         }
-        connector = aiohttp.TCPConnector(resolver=_Guard(private=self._private), force_close=True)
+        connector = aiohttp.TCPConnector(resolver=Guard(private=self._private), force_close=True)
         timeout = aiohttp.ClientTimeout(total=self._timeout_s)
         async with (
             aiohttp.ClientSession(connector=connector, timeout=timeout) as client,
