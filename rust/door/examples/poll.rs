@@ -1,7 +1,7 @@
 //! Load for `benches/poll.py`: agents that ask again as soon as they have their answer.
 //!
 //! `poll PORT CONNECTIONS SECONDS FILE`; each line of the file is a request: path, device key and
-//! ETag, with spaces between. Prints answers a second, how many of them were 304, and the median
+//! entity tag, with spaces between. Prints answers a second, how many of them were 304, and the median
 //! and the 99th percentile of their times in microseconds.
 
 use std::time::{Duration, Instant};
