@@ -123,7 +123,7 @@ class TargetFleet:
         named = [one is not None for one in (body.agents, body.fleet, body.group, body.filter)]
         if sum(named) + body.all != 1:
             raise BadRequest(
-                "one of agents, fleet, group, filter and all must say whose states are meant"
+                "exactly one of agents, fleet, group, filter and all must say who is meant"
             )
         if body.agents is not None:
             return sorted(set(body.agents))
