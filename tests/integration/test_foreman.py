@@ -474,6 +474,22 @@ async def test_a_large_cancellation_is_finished_by_the_chore(
     assert await yard.counts(job) == {"total": 10, "queued": 10}
 
 
+async def test_whoever_takes_a_job_while_it_is_canceled_is_told(yard: Yard) -> None:
+    agents = await yard.hire(30)
+    job = (await yard.execute())["job_id"]
+    polls = [asyncio.create_task(yard.next(agent)) for agent in agents[:15]]
+    cancel = asyncio.create_task(yard.rest.ask("POST", f"/api/v1/jobs/executions/{job}/cancel"))
+    polls += [asyncio.create_task(yard.next(agent)) for agent in agents[15:]]
+    answers = [await poll for poll in polls]
+    assert (await cancel).status == 200
+    await yard.foreman.work()
+    assert await yard.counts(job) == {"total": 30, "canceled": 30}
+    taken = [agent for agent, one in zip(agents, answers, strict=True) if one.status == 200]
+    assert {topic for topic, _ in await yard.told()} == {
+        format_topic(yard.tenant, agent, f"jobs/{job}/ended") for agent in taken
+    }
+
+
 async def test_jobs_that_have_long_been_over_are_forgotten(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
