@@ -219,6 +219,11 @@ def kind_of(condition: Condition) -> Kind:
     return kind
 
 
+def is_pattern(metric: str) -> bool:
+    """Whether a metric of a rule may mean several."""
+    return "*" in metric or "?" in metric
+
+
 def as_like(pattern: str) -> str:
     """A pattern with `*` and `?` for the LIKE of PostgreSQL."""
     escaped = pattern.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")

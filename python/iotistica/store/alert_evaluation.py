@@ -26,7 +26,7 @@ from iotistica.alerting.decision import (
     Verb,
     decide,
 )
-from iotistica.alerting.rule import Band, Rate, kind_of, read_condition
+from iotistica.alerting.rule import Band, Rate, is_pattern, kind_of, read_condition
 from iotistica.store.pool import Connection, Pool, unavailable
 from iotistica.store.webhooks import Notice, announce
 
@@ -40,7 +40,7 @@ SELECT tenant_id FROM alert_rules WHERE enabled AND next_at <= $1
 GROUP BY tenant_id ORDER BY min(next_at)
 """
 _DUE_RULES = """
-SELECT id, name, condition, kind, severity, labels, for_s, clear_for_s, max_age_s, interval_s
+SELECT id, name, metric, condition, severity, labels, for_s, clear_for_s, max_age_s
 FROM alert_rules
 WHERE tenant_id = $1 AND enabled AND next_at <= $2
 ORDER BY next_at, id LIMIT $3
@@ -66,25 +66,51 @@ GROUP BY 1, 2, 3, 4
 
 # Which agents a rule is about: the one place for it. The column of the fleet is named by a string
 # because the table has it only where agents have fleets.
-_AGENTS = """
-FROM alert_rules AS rule
-JOIN agents AS agent ON agent.tenant_id = rule.tenant_id
-           AND (rule.agents IS NULL OR agent.uuid = ANY (rule.agents))
-           AND (rule.fleet_uuid IS NULL
-                OR to_jsonb(agent) ->> 'fleet_uuid' = rule.fleet_uuid::text)
+_COVERS = """
+    (rule.agents IS NULL OR series.agent_uuid = ANY (rule.agents))
+AND (rule.fleet_uuid IS NULL OR EXISTS (
+        SELECT FROM agents AS member
+        WHERE member.uuid = series.agent_uuid
+          AND to_jsonb(member) ->> 'fleet_uuid' = rule.fleet_uuid::text))
+"""
+# Metrics that patterns mean. A tenant has few, and comparing each series with each pattern would
+# take seconds for a large fleet.
+_MATCHED = """
+SELECT rule.id, name.metric_name
+FROM (
+    SELECT DISTINCT latest.metric_name
+    FROM agents AS agent JOIN readings_latest AS latest ON latest.agent_uuid = agent.uuid
+    WHERE agent.tenant_id = $2
+) AS name
+JOIN alert_rules AS rule ON rule.id = ANY ($1) AND name.metric_name LIKE rule.metric_like
+"""
+# $1 is the rules, $2 the time, $3 the tenant, $4 and $5 pairs of rule and metric. In steps, each
+# of which the planner knows the size of: it would begin with rules and agents otherwise.
+_WATCHED = """
+WITH standing AS MATERIALIZED (
+    SELECT rule_id, agent_uuid, device_name, metric_name FROM alerts
+    WHERE rule_id = ANY ($1) AND status <> 'resolved'
+),
+series AS MATERIALIZED (
+    SELECT latest.agent_uuid, latest.device_name, latest.metric_name, latest.value, latest.time,
+           latest.updated_at
+    FROM agents AS agent JOIN readings_latest AS latest ON latest.agent_uuid = agent.uuid
+    WHERE agent.tenant_id = $3 AND latest.metric_name = ANY ($5::text[])
+)
 """
 _SERIES = f"""
-{_AGENTS}
-JOIN readings_latest AS latest ON latest.agent_uuid = agent.uuid
-                              AND latest.metric_name LIKE rule.metric_like
-LEFT JOIN alerts AS standing
-       ON standing.rule_id = rule.id AND standing.agent_uuid = latest.agent_uuid
-      AND standing.device_name = latest.device_name
-      AND standing.metric_name = latest.metric_name AND standing.status <> 'resolved'
+FROM series AS latest
+JOIN unnest($4::bigint[], $5::text[]) AS watched (rule_id, metric_name)
+  ON watched.metric_name = latest.metric_name
+JOIN alert_rules AS rule ON rule.id = watched.rule_id AND {_COVERS.replace("series.", "latest.")}
+LEFT JOIN standing ON standing.rule_id = rule.id AND standing.agent_uuid = latest.agent_uuid
+                  AND standing.device_name = latest.device_name
+                  AND standing.metric_name = latest.metric_name
 """
 # Series that are outside or have an alert; the others are not worth a row. `since` is the first
 # reading of the present run outside, which the primary key finds.
 _THRESHOLD = f"""
+{_WATCHED}
 SELECT rule.id AS rule_id, latest.agent_uuid::text, latest.device_name, latest.metric_name,
        nullif(latest.value, 'NaN') AS value, latest.time AS at, run.since
 {_SERIES}
@@ -93,7 +119,8 @@ CROSS JOIN LATERAL (
 ) AS tail
 LEFT JOIN LATERAL (
     SELECT min(bad.time) AS since FROM readings AS bad
-    WHERE bad.agent_uuid = latest.agent_uuid AND bad.metric_name = latest.metric_name
+    WHERE rule.for_s > 0 AND standing.rule_id IS NULL
+      AND bad.agent_uuid = latest.agent_uuid AND bad.metric_name = latest.metric_name
       AND coalesce(bad.extra ->> 'device_name', '') = latest.device_name
       AND bad.time <= latest.time AND bad.time >= tail.start
       AND bad.time > coalesce((
@@ -103,59 +130,63 @@ LEFT JOIN LATERAL (
             AND good.time <= latest.time AND good.time >= tail.start
             AND NOT alert_breaches(good.value, rule.operator, rule.low, rule.high)
       ), '-infinity')
-) AS run ON rule.for_s > 0 AND standing.id IS NULL
-        AND alert_breaches(latest.value, rule.operator, rule.low, rule.high)
-WHERE rule.id = ANY ($1)
-  AND (standing.id IS NOT NULL
+) AS run ON true
+WHERE (standing.rule_id IS NOT NULL
        OR (alert_breaches(nullif(latest.value, 'NaN'), rule.operator, rule.low, rule.high)
            AND latest.time >= $2::timestamptz - rule.max_age_s * interval '1 second'))
 """  # noqa: S608 (constants only)
 # Values beyond any sense would overflow.
 _RATE = f"""
+{_WATCHED}
 SELECT rule.id AS rule_id, latest.agent_uuid::text, latest.device_name, latest.metric_name,
        change.rate AS value, latest.time AS at, NULL::timestamptz AS since
 {_SERIES}
 LEFT JOIN LATERAL (
     SELECT first.value, first.time FROM readings AS first
-    WHERE first.agent_uuid = latest.agent_uuid AND first.metric_name = latest.metric_name
+    WHERE abs(latest.value) < 1e100
+      AND latest.time >= $2::timestamptz - rule.max_age_s * interval '1 second'
+      AND first.agent_uuid = latest.agent_uuid AND first.metric_name = latest.metric_name
       AND coalesce(first.extra ->> 'device_name', '') = latest.device_name
       AND first.time >= latest.time - rule.window_s * interval '1 second'
       AND first.time < latest.time AND abs(first.value) < 1e100
     ORDER BY first.time LIMIT 1
-) AS first ON abs(latest.value) < 1e100
-          AND latest.time >= $2::timestamptz - rule.max_age_s * interval '1 second'
+) AS first ON true
 CROSS JOIN LATERAL (
     SELECT (latest.value - first.value) * rule.per_s
            / extract(epoch FROM latest.time - first.time)::float8 AS rate
 ) AS change
-WHERE rule.id = ANY ($1)
-  AND (standing.id IS NOT NULL
+WHERE (standing.rule_id IS NOT NULL
        OR alert_breaches(change.rate, rule.operator, rule.low, rule.high))
 """  # noqa: S608 (constants only)
 # When something came in counts, and not what it says of its time.
 _ABSENCE = f"""
+{_WATCHED}
 SELECT rule.id AS rule_id, latest.agent_uuid::text, latest.device_name, latest.metric_name,
        silence.value, $2::timestamptz AS at, NULL::timestamptz AS since
 {_SERIES}
 CROSS JOIN LATERAL (
     SELECT extract(epoch FROM $2::timestamptz - latest.updated_at)::float8 AS value
 ) AS silence
-WHERE rule.id = ANY ($1) AND rule.metric IS NOT NULL
-  AND (standing.id IS NOT NULL OR silence.value > rule.high)
+WHERE standing.rule_id IS NOT NULL OR silence.value > rule.high
 UNION ALL
 SELECT rule.id, agent.uuid::text, '', '', silence.value, $2::timestamptz, NULL
-{_AGENTS}
-LEFT JOIN alerts AS standing
-       ON standing.rule_id = rule.id AND standing.agent_uuid = agent.uuid
-      AND standing.device_name = '' AND standing.metric_name = '' AND standing.status <> 'resolved'
+FROM agents AS agent
+CROSS JOIN LATERAL (SELECT agent.uuid AS agent_uuid) AS series
+LEFT JOIN (
+    SELECT latest.agent_uuid, max(latest.updated_at) AS heard_at
+    FROM agents AS one JOIN readings_latest AS latest ON latest.agent_uuid = one.uuid
+    WHERE one.tenant_id = $3
+    GROUP BY latest.agent_uuid
+) AS newest ON newest.agent_uuid = agent.uuid
+JOIN alert_rules AS rule ON rule.id = ANY ($1) AND rule.metric IS NULL AND {_COVERS}
+LEFT JOIN standing ON standing.rule_id = rule.id AND standing.agent_uuid = agent.uuid
+                  AND standing.device_name = '' AND standing.metric_name = ''
 CROSS JOIN LATERAL (
     SELECT extract(epoch FROM $2::timestamptz - coalesce(
-        (SELECT max(updated_at) FROM readings_latest WHERE agent_uuid = agent.uuid),
-        agent.created_at
+        newest.heard_at, agent.created_at
     ))::float8 AS value
 ) AS silence
-WHERE rule.id = ANY ($1) AND rule.metric IS NULL
-  AND (standing.id IS NOT NULL OR silence.value > rule.high)
+WHERE agent.tenant_id = $3 AND (standing.rule_id IS NOT NULL OR silence.value > rule.high)
 """  # noqa: S608 (constants only)
 _QUERIES = {"threshold": _THRESHOLD, "rate": _RATE, "absence": _ABSENCE}
 
@@ -192,6 +223,7 @@ RETURNING alerts.id
 class _Rule:
     id: int
     name: str
+    metric: str | None
     kind: str
     severity: str
     labels: Any
@@ -237,20 +269,25 @@ class AlertEvaluation:
                 if not rows:
                     return []
                 rules = {row["id"]: _rule(row) for row in rows}
-                changes = await _changes(connection, rules, now)
+                changes = await _changes(connection, tenant, rules, now)
                 notices = await _apply(connection, tenant, changes, now)
                 await announce(connection, notices)
                 await connection.execute(_DONE, list(rules), now)
         return notices
 
 
-async def _changes(connection: Connection, rules: Mapping[int, _Rule], now: datetime) -> _Changes:
+async def _changes(
+    connection: Connection, tenant: str, rules: Mapping[int, _Rule], now: datetime
+) -> _Changes:
     by_kind: dict[str, list[int]] = defaultdict(list)
     for rule in rules.values():
         by_kind[rule.kind].append(rule.id)
     seen: dict[Series, Seen] = {}
+    pairs = await _pairs(connection, tenant, rules)
     for kind, ids in by_kind.items():
-        for row in await connection.fetch(_QUERIES[kind], ids, now):
+        meant = [pair for pair in pairs if pair[0] in ids]
+        columns = ([rule for rule, _ in meant], [metric for _, metric in meant])
+        for row in await connection.fetch(_QUERIES[kind], ids, now, tenant, *columns):
             seen[_series(row)] = Seen(row["value"], row["at"], row["since"])
     standing = {_series(row): row for row in await connection.fetch(_STANDING, list(rules))}
     recent = await _recent(connection, [one for one in seen if one not in standing], now)
@@ -266,6 +303,19 @@ async def _changes(connection: Connection, rules: Mapping[int, _Rule], now: date
         gone = {"id": known["id"], "value": None, "resolution": "the rule no longer watches it"}
         changes.resolved.append(gone)
     return changes
+
+
+async def _pairs(
+    connection: Connection, tenant: str, rules: Mapping[int, _Rule]
+) -> list[tuple[int, str]]:
+    """Each rule with the metrics that it means."""
+    named = {one.id: one.metric for one in rules.values() if one.metric is not None}
+    exact = [(rule, metric) for rule, metric in named.items() if not is_pattern(metric)]
+    patterns = [rule for rule, metric in named.items() if is_pattern(metric)]
+    if not patterns:
+        return exact
+    found = await connection.fetch(_MATCHED, patterns, tenant)
+    return [*exact, *((row["id"], row["metric_name"]) for row in found)]
 
 
 async def _recent(
@@ -336,6 +386,7 @@ def _rule(row: asyncpg.Record) -> _Rule:
     return _Rule(
         id=row["id"],
         name=row["name"],
+        metric=row["metric"],
         kind=kind_of(condition),
         severity=row["severity"],
         labels=orjson.loads(row["labels"]),
