@@ -465,7 +465,7 @@ async def test_stopping_does_not_wait_for_ever() -> None:
 
 
 async def test_several_threads_are_one_door() -> None:
-    async with running(door_threads=3) as rig:
+    async with running(door_threads=3, door_answer_s=20.0) as rig:
         async with aiohttp.ClientSession() as client:
 
             async def ask(number: int) -> int:
