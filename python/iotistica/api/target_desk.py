@@ -95,8 +95,11 @@ def _if_match(given: str | None, edit: Edit) -> EditOf:
 
 
 def _is_met(given: str, state: State) -> bool:
-    """RFC 9110 section 13.1.1; quotes may be missing, as in If-None-Match."""
-    names = {name.strip().strip('"') for name in given.split(",")}
+    """RFC 9110 section 13.1.1; quotes may be missing, as in If-None-Match.
+
+    A weak tag counts, too: the front door makes ours weak where it compresses an answer.
+    """
+    names = {name.strip().removeprefix("W/").strip('"') for name in given.split(",")}
     return state.etag in names or ("*" in names and state.version > 0)
 
 
