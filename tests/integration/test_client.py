@@ -1,0 +1,153 @@
+"""The Python client against the running Cloud API, through the front door."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import uuid
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from tests.cloud_api import AGENT, FOREIGN, ODD, TENANT, Api, token
+
+from iotistica.api.models.agents import AgentQuery, NewAgent
+from iotistica.api.models.identity import CreateKey, CreateUser, MadeKey
+from iotistica.api.models.jobs import Execute
+from iotistica.api.models.readings import SeriesQuery
+from iotistica.api.models.target_state import Target
+from iotistica.client import Client, Login
+from iotistica.errors import (
+    BadRequest,
+    Conflict,
+    Denied,
+    Forbidden,
+    NotFound,
+    PreconditionFailed,
+    StoreUnavailable,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+PASSWORD = "correct horse battery"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(api: Api) -> AsyncIterator[Client]:
+    async with Client(api.url, token=token()) as client:
+        yield client
+
+
+async def test_agents_are_made_found_and_removed(client: Client) -> None:
+    name = f"press [{secrets.token_hex(3)}] ü,%"
+    made = [await client.agents.create(NewAgent(device_name=f"{name}{n}")) for n in range(5)]
+    found = [one async for one in client.agents.all(AgentQuery(limit=2))]
+    assert {one.uuid for one in made} <= {one.uuid for one in found}
+    assert FOREIGN not in {str(one.uuid) for one in found}
+    [one] = [one async for one in client.agents.all(AgentQuery(name=f"{name}3"))]
+    assert one.uuid == made[3].uuid
+    assert await client.agents.tag(one.uuid, {"hall": "3, left"}) == {"hall": "3, left"}
+    tagged = [one.uuid async for one in client.agents.all(AgentQuery(tag=["hall:3, left"]))]
+    assert tagged == [one.uuid]
+    assert (await client.agents.set_active(one.uuid, False)).is_active is False
+    await client.agents.delete(one.uuid)
+    with pytest.raises(NotFound, match=f"agent {one.uuid} does not exist"):
+        await client.agents.get(one.uuid)
+    with pytest.raises(NotFound):
+        await client.agents.get(FOREIGN)
+
+
+async def test_readings_come_with_their_types(client: Client) -> None:
+    series = await client.readings.timeseries(AGENT, SeriesQuery(metric=ODD, limit=3))
+    assert [one["value"] for one in series["readings"]] == [1499, 1498, 1497]
+    assert series["readings"][0]["time"].tzinfo is not None
+    latest = await client.readings.latest(AGENT, ODD, "plain")
+    assert {one["metric_name"] for one in latest["readings"]} == {ODD, "plain"}
+    with pytest.raises(BadRequest, match="parameter start is 'x'"):
+        await client.readings.timeseries(AGENT, SeriesQuery(start="x"))
+
+
+async def test_target_states_are_written_once_at_an_etag(client: Client) -> None:
+    first = await client.targets.set(AGENT, Target(apps=[{"appId": "1", "name": "a"}]))
+    second = Target(apps=[{"appId": "1", "name": "b"}])
+    changed = await client.targets.set(AGENT, second, etag=first.etag)
+    assert changed.version == first.version + 1
+    with pytest.raises(PreconditionFailed):
+        await client.targets.set(AGENT, second, etag=first.etag)
+    assert (await client.targets.get(AGENT)).version == changed.version
+
+
+async def test_jobs_are_ordered_and_canceled(client: Client) -> None:
+    document = {"steps": [{"action": "run"}]}
+    job = await client.jobs.execute(
+        Execute(
+            job_name="look",
+            job_document=document,
+            target_type="device",
+            target_agents=[uuid.UUID(AGENT)],
+        )
+    )
+    assert (await client.jobs.get(job["job_id"]))["total_agents"] == 1
+    await client.jobs.cancel(job["job_id"], "changed my mind")
+    assert (await client.jobs.get(job["job_id"]))["status"] == "CANCELED"
+
+
+async def test_a_login_is_renewed_when_its_token_has_expired(api: Api, client: Client) -> None:
+    name = f"ada-{secrets.token_hex(4)}"
+    user = CreateUser(
+        username=name, email=f"{name}@example.org", password="for one day", role="operator"
+    )
+    await client.users.create(user)
+    with pytest.raises(Conflict, match="is taken"):
+        await client.users.create(user)
+    async with Client(api.url, login=Login(name, "for one day", TENANT)) as ada:
+        await ada.users.change_password("for one day", PASSWORD)
+        assert (await ada.users.me()).username == name
+        before = ada.transport._refresh
+        ada.transport._token = token(key="x" * 64)
+        assert (await ada.users.me()).username == name
+        assert ada.transport._refresh != before
+        with pytest.raises(Forbidden, match="lacks the permission user:write"):
+            await ada.users.create(user)
+        # Somebody logged the session out: the password still opens another.
+        ada.transport._token = ada.transport._refresh = "gone"
+        assert (await ada.users.me()).username == name
+    with pytest.raises(Denied):
+        async with Client(api.url, login=Login(name, "wrong", TENANT)):
+            pass
+
+
+async def test_a_service_has_a_key(api: Api, client: Client) -> None:
+    body = CreateKey(name=f"reader-{secrets.token_hex(4)}", permissions=["data:read"])
+    made = await client.transport.call("POST", "/api/v1/auth/api-keys", MadeKey, body=body)
+    async with Client(api.url, api_key=made.key) as service:
+        assert (await service.readings.latest(AGENT))["count"] == 2
+        with pytest.raises(Forbidden):
+            await service.agents.delete(AGENT)
+
+
+async def test_an_api_that_is_away_is_unavailable(api: Api) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    async with Client(f"http://127.0.0.1:{port}", token="x", retries=1) as client:
+        with pytest.raises(StoreUnavailable, match=f"127.0.0.1:{port} does not answer"):
+            await client.users.me()
+
+
+async def test_a_database_that_is_away_is_asked_again(api: Api, client: Client) -> None:
+    connection = await asyncpg.connect(api.environment["DATABASE_URL"])
+    await connection.execute("ALTER TABLE readings_latest RENAME TO away")
+    query = client.readings.latest(AGENT)
+    try:
+        with pytest.raises(StoreUnavailable, match="cannot be reached"):
+            async with Client(api.url, token=token(), retries=0) as hasty:
+                await hasty.readings.latest(AGENT)
+    finally:
+        await connection.execute("ALTER TABLE away RENAME TO readings_latest")
+        await connection.close()
+    assert (await query)["count"] == 2
+
+
+async def test_one_credential_is_enough() -> None:
+    with pytest.raises(ValueError, match="one of token, api_key and login"):
+        Client("http://x", token="t", api_key="k")
