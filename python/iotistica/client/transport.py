@@ -88,8 +88,13 @@ class Transport:
     async def open(self) -> None:
         """Open the session, and log in where there is a login. Raises `Denied`."""
         self._session = aiohttp.ClientSession(timeout=self._timeout)
-        if self._login is not None:
+        if self._login is None:
+            return
+        try:
             await self._log_in(self._login)
+        except BaseException:
+            await self._session.close()
+            raise
 
     async def close(self) -> None:
         """End the session; a login ends with it."""
