@@ -197,14 +197,11 @@ async def test_a_rule_is_about_its_agents_alone(plant: Plant, pool: Pool) -> Non
 
 async def test_a_rule_is_about_a_fleet(plant: Plant, pool: Pool) -> None:
     fleet = uuid.uuid4()
-    if await pool.fetchval("SELECT to_regclass('fleets') IS NOT NULL"):
-        await pool.execute(
-            "INSERT INTO fleets (fleet_uuid, tenant_id, fleet_name) VALUES ($1, $2, 'north')",
-            fleet,
-            plant.tenant,
-        )
-    else:
-        await pool.execute("ALTER TABLE agents ADD COLUMN fleet_uuid uuid")
+    await pool.execute(
+        "INSERT INTO fleets (fleet_uuid, tenant_id, fleet_name) VALUES ($1, $2, 'north')",
+        fleet,
+        plant.tenant,
+    )
     await pool.execute("UPDATE agents SET fleet_uuid = $1 WHERE uuid = $2", fleet, plant.agents[2])
     await plant.rule(fleet_uuid=str(fleet))
     for agent in range(3):

@@ -64,14 +64,10 @@ JOIN alerts ON rule_id = rule AND agent_uuid = agent AND device_name = device
 GROUP BY 1, 2, 3, 4
 """
 
-# Which agents a rule is about: the one place for it. The column of the fleet is named by a string
-# because the table has it only where agents have fleets.
+# Which agents a rule is about: the one place for it.
 _COVERS = """
     (rule.agents IS NULL OR series.agent_uuid = ANY (rule.agents))
-AND (rule.fleet_uuid IS NULL OR EXISTS (
-        SELECT FROM agents AS member
-        WHERE member.uuid = series.agent_uuid
-          AND to_jsonb(member) ->> 'fleet_uuid' = rule.fleet_uuid::text))
+AND (rule.fleet_uuid IS NULL OR series.fleet_uuid = rule.fleet_uuid)
 """
 # Metrics that patterns mean. A tenant has few, and comparing each series with each pattern would
 # take seconds for a large fleet.
@@ -93,7 +89,7 @@ WITH standing AS MATERIALIZED (
 ),
 series AS MATERIALIZED (
     SELECT latest.agent_uuid, latest.device_name, latest.metric_name, latest.value, latest.time,
-           latest.updated_at
+           latest.updated_at, agent.fleet_uuid
     FROM agents AS agent JOIN readings_latest AS latest ON latest.agent_uuid = agent.uuid
     WHERE agent.tenant_id = $3 AND latest.metric_name = ANY ($5::text[])
 )
@@ -171,7 +167,7 @@ WHERE standing.rule_id IS NOT NULL OR silence.value > rule.high
 UNION ALL
 SELECT rule.id, agent.uuid::text, '', '', silence.value, $2::timestamptz, NULL
 FROM agents AS agent
-CROSS JOIN LATERAL (SELECT agent.uuid AS agent_uuid) AS series
+CROSS JOIN LATERAL (SELECT agent.uuid AS agent_uuid, agent.fleet_uuid) AS series
 LEFT JOIN (
     SELECT latest.agent_uuid, max(latest.updated_at) AS heard_at
     FROM agents AS one JOIN readings_latest AS latest ON latest.agent_uuid = one.uuid
