@@ -406,9 +406,11 @@ async def test_a_series_that_is_watched_no_longer_is_resolved(plant: Plant, pool
     assert await plant.look() == ["alert.opened"] * 2
     await rules.change(origin, rule, RuleChange(agents=[uuid.UUID(plant.agents[1])]))
     assert await plant.look() == ["alert.resolved"]
-    assert (await plant.alerts())[0]["resolution"] == "the rule no longer watches it"
+    ended = {one["agent"]: one["resolution"] for one in await plant.alerts()}
+    assert ended == {plant.agents[0]: "the rule no longer watches it", plant.agents[1]: None}
     await rules.change(origin, rule, RuleChange(enabled=False))
-    assert [one["resolution"] for one in await plant.alerts()][1] == "the rule was disabled"
+    ended = {one["agent"]: one["resolution"] for one in await plant.alerts()}
+    assert ended[plant.agents[1]] == "the rule was disabled"
     assert await plant.look() == []
     await rules.change(origin, rule, RuleChange(enabled=True))
     assert await plant.look() == ["alert.opened"]
