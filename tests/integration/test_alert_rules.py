@@ -197,14 +197,11 @@ async def test_a_rule_is_about_its_agents_alone(plant: Plant, pool: Pool) -> Non
 
 async def test_a_rule_is_about_a_fleet(plant: Plant, pool: Pool) -> None:
     fleet = uuid.uuid4()
-    if await pool.fetchval("SELECT to_regclass('fleets') IS NOT NULL"):
-        await pool.execute(
-            "INSERT INTO fleets (fleet_uuid, tenant_id, fleet_name) VALUES ($1, $2, 'north')",
-            fleet,
-            plant.tenant,
-        )
-    else:
-        await pool.execute("ALTER TABLE agents ADD COLUMN fleet_uuid uuid")
+    await pool.execute(
+        "INSERT INTO fleets (fleet_uuid, tenant_id, fleet_name) VALUES ($1, $2, 'north')",
+        fleet,
+        plant.tenant,
+    )
     await pool.execute("UPDATE agents SET fleet_uuid = $1 WHERE uuid = $2", fleet, plant.agents[2])
     await plant.rule(fleet_uuid=str(fleet))
     for agent in range(3):
@@ -409,9 +406,11 @@ async def test_a_series_that_is_watched_no_longer_is_resolved(plant: Plant, pool
     assert await plant.look() == ["alert.opened"] * 2
     await rules.change(origin, rule, RuleChange(agents=[uuid.UUID(plant.agents[1])]))
     assert await plant.look() == ["alert.resolved"]
-    assert (await plant.alerts())[0]["resolution"] == "the rule no longer watches it"
+    ended = {one["agent"]: one["resolution"] for one in await plant.alerts()}
+    assert ended == {plant.agents[0]: "the rule no longer watches it", plant.agents[1]: None}
     await rules.change(origin, rule, RuleChange(enabled=False))
-    assert [one["resolution"] for one in await plant.alerts()][1] == "the rule was disabled"
+    ended = {one["agent"]: one["resolution"] for one in await plant.alerts()}
+    assert ended[plant.agents[1]] == "the rule was disabled"
     assert await plant.look() == []
     await rules.change(origin, rule, RuleChange(enabled=True))
     assert await plant.look() == ["alert.opened"]

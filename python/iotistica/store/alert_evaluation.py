@@ -39,6 +39,8 @@ _DUE_TENANTS = """
 SELECT tenant_id FROM alert_rules WHERE enabled AND next_at <= $1
 GROUP BY tenant_id ORDER BY min(next_at)
 """
+# To compile these queries takes longer than to run them.
+_NO_JIT = "SET LOCAL jit = off"
 _DUE_RULES = """
 SELECT id, name, metric, condition, severity, labels, for_s, clear_for_s, max_age_s
 FROM alert_rules
@@ -64,14 +66,10 @@ JOIN alerts ON rule_id = rule AND agent_uuid = agent AND device_name = device
 GROUP BY 1, 2, 3, 4
 """
 
-# Which agents a rule is about: the one place for it. The column of the fleet is named by a string
-# because the table has it only where agents have fleets.
+# Which agents a rule is about: the one place for it.
 _COVERS = """
     (rule.agents IS NULL OR series.agent_uuid = ANY (rule.agents))
-AND (rule.fleet_uuid IS NULL OR EXISTS (
-        SELECT FROM agents AS member
-        WHERE member.uuid = series.agent_uuid
-          AND to_jsonb(member) ->> 'fleet_uuid' = rule.fleet_uuid::text))
+AND (rule.fleet_uuid IS NULL OR series.fleet_uuid = rule.fleet_uuid)
 """
 # Metrics that patterns mean. A tenant has few, and comparing each series with each pattern would
 # take seconds for a large fleet.
@@ -87,13 +85,9 @@ JOIN alert_rules AS rule ON rule.id = ANY ($1) AND name.metric_name LIKE rule.me
 # $1 is the rules, $2 the time, $3 the tenant, $4 and $5 pairs of rule and metric. In steps, each
 # of which the planner knows the size of: it would begin with rules and agents otherwise.
 _WATCHED = """
-WITH standing AS MATERIALIZED (
-    SELECT rule_id, agent_uuid, device_name, metric_name FROM alerts
-    WHERE rule_id = ANY ($1) AND status <> 'resolved'
-),
-series AS MATERIALIZED (
+WITH series AS MATERIALIZED (
     SELECT latest.agent_uuid, latest.device_name, latest.metric_name, latest.value, latest.time,
-           latest.updated_at
+           latest.updated_at, agent.fleet_uuid
     FROM agents AS agent JOIN readings_latest AS latest ON latest.agent_uuid = agent.uuid
     WHERE agent.tenant_id = $3 AND latest.metric_name = ANY ($5::text[])
 )
@@ -103,9 +97,17 @@ FROM series AS latest
 JOIN unnest($4::bigint[], $5::text[]) AS watched (rule_id, metric_name)
   ON watched.metric_name = latest.metric_name
 JOIN alert_rules AS rule ON rule.id = watched.rule_id AND {_COVERS.replace("series.", "latest.")}
-LEFT JOIN standing ON standing.rule_id = rule.id AND standing.agent_uuid = latest.agent_uuid
-                  AND standing.device_name = latest.device_name
-                  AND standing.metric_name = latest.metric_name
+"""
+# Within an OR this is a table of hashes, whatever the planner thinks of the number of alerts.
+_STANDING_SERIES = """
+    (rule.id, latest.agent_uuid, latest.device_name, latest.metric_name) IN (
+        SELECT rule_id, agent_uuid, device_name, metric_name FROM alerts
+        WHERE rule_id = ANY ($1) AND status <> 'resolved')
+"""
+_STANDING_AGENT = """
+    (rule.id, agent.uuid) IN (
+        SELECT rule_id, agent_uuid FROM alerts
+        WHERE rule_id = ANY ($1) AND metric_name = '' AND status <> 'resolved')
 """
 # Series that are outside or have an alert; the others are not worth a row. `since` is the first
 # reading of the present run outside, which the primary key finds.
@@ -119,7 +121,7 @@ CROSS JOIN LATERAL (
 ) AS tail
 LEFT JOIN LATERAL (
     SELECT min(bad.time) AS since FROM readings AS bad
-    WHERE rule.for_s > 0 AND standing.rule_id IS NULL
+    WHERE rule.for_s > 0
       AND bad.agent_uuid = latest.agent_uuid AND bad.metric_name = latest.metric_name
       AND coalesce(bad.extra ->> 'device_name', '') = latest.device_name
       AND bad.time <= latest.time AND bad.time >= tail.start
@@ -131,7 +133,7 @@ LEFT JOIN LATERAL (
             AND NOT alert_breaches(good.value, rule.operator, rule.low, rule.high)
       ), '-infinity')
 ) AS run ON true
-WHERE (standing.rule_id IS NOT NULL
+WHERE ({_STANDING_SERIES}
        OR (alert_breaches(nullif(latest.value, 'NaN'), rule.operator, rule.low, rule.high)
            AND latest.time >= $2::timestamptz - rule.max_age_s * interval '1 second'))
 """  # noqa: S608 (constants only)
@@ -155,7 +157,7 @@ CROSS JOIN LATERAL (
     SELECT (latest.value - first.value) * rule.per_s
            / extract(epoch FROM latest.time - first.time)::float8 AS rate
 ) AS change
-WHERE (standing.rule_id IS NOT NULL
+WHERE ({_STANDING_SERIES}
        OR alert_breaches(change.rate, rule.operator, rule.low, rule.high))
 """  # noqa: S608 (constants only)
 # When something came in counts, and not what it says of its time.
@@ -167,26 +169,19 @@ SELECT rule.id AS rule_id, latest.agent_uuid::text, latest.device_name, latest.m
 CROSS JOIN LATERAL (
     SELECT extract(epoch FROM $2::timestamptz - latest.updated_at)::float8 AS value
 ) AS silence
-WHERE standing.rule_id IS NOT NULL OR silence.value > rule.high
+WHERE {_STANDING_SERIES} OR silence.value > rule.high
 UNION ALL
 SELECT rule.id, agent.uuid::text, '', '', silence.value, $2::timestamptz, NULL
 FROM agents AS agent
-CROSS JOIN LATERAL (SELECT agent.uuid AS agent_uuid) AS series
-LEFT JOIN (
-    SELECT latest.agent_uuid, max(latest.updated_at) AS heard_at
-    FROM agents AS one JOIN readings_latest AS latest ON latest.agent_uuid = one.uuid
-    WHERE one.tenant_id = $3
-    GROUP BY latest.agent_uuid
-) AS newest ON newest.agent_uuid = agent.uuid
+CROSS JOIN LATERAL (SELECT agent.uuid AS agent_uuid, agent.fleet_uuid) AS series
 JOIN alert_rules AS rule ON rule.id = ANY ($1) AND rule.metric IS NULL AND {_COVERS}
-LEFT JOIN standing ON standing.rule_id = rule.id AND standing.agent_uuid = agent.uuid
-                  AND standing.device_name = '' AND standing.metric_name = ''
 CROSS JOIN LATERAL (
     SELECT extract(epoch FROM $2::timestamptz - coalesce(
-        newest.heard_at, agent.created_at
+        (SELECT max(updated_at) FROM readings_latest WHERE agent_uuid = agent.uuid),
+        agent.created_at
     ))::float8 AS value
 ) AS silence
-WHERE agent.tenant_id = $3 AND (standing.rule_id IS NOT NULL OR silence.value > rule.high)
+WHERE agent.tenant_id = $3 AND ({_STANDING_AGENT} OR silence.value > rule.high)
 """  # noqa: S608 (constants only)
 _QUERIES = {"threshold": _THRESHOLD, "rate": _RATE, "absence": _ABSENCE}
 
@@ -268,6 +263,7 @@ class AlertEvaluation:
                 rows = await connection.fetch(_DUE_RULES, tenant, now, _AT_ONCE)
                 if not rows:
                     return []
+                await connection.execute(_NO_JIT)
                 rules = {row["id"]: _rule(row) for row in rows}
                 changes = await _changes(connection, tenant, rules, now)
                 notices = await _apply(connection, tenant, changes, now)
