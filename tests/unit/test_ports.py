@@ -19,8 +19,12 @@ def test_a_port_in_use_is_not_free_and_another_is_chosen() -> None:
 
 
 def test_ports_of_one_call_differ() -> None:
-    ports = free_ports(dict.fromkeys(map(str, range(50)), 0))
-    assert len(set(ports.values())) == 50
+    ports = free_ports(dict.fromkeys(map(str, range(500)), 0))
+    assert len(set(ports.values())) == 500
+
+
+def test_no_outgoing_connection_may_take_a_free_port() -> None:
+    assert all(20_000 <= port < 32_768 for port in (free_port() for _ in range(50)))
 
 
 async def test_nobody_answers_on_a_free_port() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
 
 LOOPBACK = "127.0.0.1"
+_LEAST, _FIRST_EPHEMERAL, _ATTEMPTS = 20_000, 32_768, 100
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
@@ -41,12 +43,26 @@ def free_ports(preferred: Mapping[str, int]) -> dict[str, int]:
 
 
 def _hold(preferred: int, probes: ExitStack) -> int:
-    wanted = preferred if preferred and is_free(preferred) else 0
     probe = probes.enter_context(socket.socket())
-    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    probe.bind((LOOPBACK, wanted))
+    if preferred and is_free(preferred):
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((LOOPBACK, preferred))
+        return preferred
+    # Without the option, so that no two hold the same.
+    for wanted in (*_quiet_ports(), 0):
+        with suppress(OSError):
+            probe.bind((LOOPBACK, wanted))
+            break
     port: int = probe.getsockname()[1]
     return port
+
+
+def _quiet_ports() -> Iterator[int]:
+    """Ports that the system gives to no outgoing connection, in no order.
+
+    One of those might be taken between this and the start of the server that it is for.
+    """
+    return (random.randrange(_LEAST, _FIRST_EPHEMERAL) for _ in range(_ATTEMPTS))  # noqa: S311
 
 
 async def answers(port: int, request: bytes = b"", reply: bytes = b"") -> bool:
