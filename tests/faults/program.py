@@ -60,7 +60,11 @@ class Program:
     async def reasons(self) -> list[str]:
         """Why it is not ready; empty where it is, or does not answer."""
         status, body = await self.get("/ready")
-        return list(orjson.loads(body)["reasons"]) if status == 503 else []
+        if status != 503:
+            return []
+        # The front door's own answer, while no web process does, is an error with a message.
+        found = orjson.loads(body)
+        return list(found.get("reasons", [found.get("message", "")]))
 
     async def metric(self, name: str) -> float:
         """Sum of a metric over its labels; 0 where nobody answers."""
