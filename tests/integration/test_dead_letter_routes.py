@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import secrets
-import time
 import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +15,7 @@ from urllib.parse import quote
 import asyncpg
 import orjson
 import pytest
+from tests.letters import START_MS, Letters
 
 from iotistica import keys
 from iotistica._native import format_topic
@@ -29,12 +29,10 @@ from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
 from iotistica.store.migrate import migrate
 from iotistica.store.pool import open_pool
-from iotistica.streams import DeadLetter, Filter, Streams
+from iotistica.streams import DeadLetter, Streams
 
 BASE = "/api/v1/dead-letters"
 KEY = secrets.token_bytes(32)
-START_MS = time.time_ns() // 1_000_000 - 3_600_000
-FAILED = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
 @dataclass
@@ -48,33 +46,19 @@ class Office:
     agents: AgentStore
     connection: asyncpg.Connection
 
+    @property
+    def letters(self) -> Letters:
+        return Letters(self.tenant, self.agent, self.streams)
+
     def letter(self, number: int = 0, **changes: Any) -> DeadLetter:
-        reading = {"metric": "m", "value": 1.5, "timestamp": START_MS + number}
-        message = {"messages": [{"deviceName": "d", "readings": [reading]}]}
-        whole = DeadLetter(
-            data=orjson.dumps(message),
-            topic=format_topic(self.tenant, self.agent, "endpoints/modbus").encode(),
-            original_id=f"{START_MS}-0",
-            error="agent is not one of tenant",
-            reason="unknown_agent",
-            stage="topic",
-            failed_at=FAILED,
-            agent=self.agent,
-            readings=2,
-            received_ms=START_MS,
-        )
-        return replace(whole, **changes)
+        own = {"readings": 2, "error": "agent is not one of tenant"}
+        return self.letters.letter(number, **{**own, **changes})
 
     async def park(self, *letters: DeadLetter, tenant: str | None = None) -> list[str]:
-        tenant = tenant or self.tenant
-        before = await self.streams.letters.newest(tenant)
-        await self.streams.dead_letter(tenant, letters)
-        page = await self.streams.letters.page(tenant, Filter(), after=before)
-        return [letter.id for letter in page.letters]
+        return await self.letters.park(*letters, tenant=tenant)
 
     async def left(self) -> list[str]:
-        page = await self.streams.letters.page(self.tenant, Filter())
-        return [letter.id for letter in page.letters]
+        return await self.letters.left()
 
     async def register(self) -> None:
         await self.agents.ensure_tenant(self.tenant)

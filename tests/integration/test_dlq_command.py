@@ -9,10 +9,9 @@ import pty
 import re
 import signal
 import sys
-import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,13 @@ from typing import Any
 import asyncpg
 import orjson
 import pytest
+from tests.letters import START_MS, Letters
 
 from iotistica import keys
 from iotistica._native import format_topic
 from iotistica.store.migrate import migrate
-from iotistica.streams import DeadLetter, Filter, Streams
+from iotistica.streams import DeadLetter, Streams
 
-START_MS = time.time_ns() // 1_000_000 - 3_600_000
-FAILED = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SERVERS = ("DATABASE_URL", "REDIS_URL", "MQTT_URL", "IOTISTICA_DATA_DIR", "IOTISTICA_SPOOL_DIR")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in SERVERS}
 
@@ -59,32 +57,18 @@ class World:
     connection: asyncpg.Connection
     environment: dict[str, str]
 
+    @property
+    def letters(self) -> Letters:
+        return Letters(self.tenant, self.agent, self.streams)
+
     def letter(self, number: int = 0, **changes: Any) -> DeadLetter:
-        reading = {"metric": "m", "value": 1.5, "timestamp": START_MS + number}
-        message = {"messages": [{"deviceName": "d", "readings": [reading]}]}
-        whole = DeadLetter(
-            data=orjson.dumps(message),
-            topic=format_topic(self.tenant, self.agent, "endpoints/modbus").encode(),
-            original_id=f"{START_MS}-0",
-            error=f"agent {self.agent} is not one of tenant",
-            reason="unknown_agent",
-            stage="topic",
-            failed_at=FAILED,
-            agent=self.agent,
-            received_ms=START_MS,
-        )
-        return replace(whole, **changes)
+        return self.letters.letter(number, **changes)
 
     async def park(self, *letters: DeadLetter, tenant: str | None = None) -> list[str]:
-        tenant = tenant or self.tenant
-        before = await self.streams.letters.newest(tenant)
-        await self.streams.dead_letter(tenant, letters)
-        page = await self.streams.letters.page(tenant, Filter(), after=before)
-        return [letter.id for letter in page.letters]
+        return await self.letters.park(*letters, tenant=tenant)
 
     async def left(self) -> list[str]:
-        page = await self.streams.letters.page(self.tenant, Filter())
-        return [letter.id for letter in page.letters]
+        return await self.letters.left()
 
     async def register(self) -> None:
         await self.connection.execute(
