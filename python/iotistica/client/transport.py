@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -55,6 +55,17 @@ class Login:
     tenant: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """One request, before it is encoded."""
+
+    method: str
+    path: str
+    query: msgspec.Struct | None = None
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 class Transport:
     """One session with one API."""
 
@@ -102,7 +113,8 @@ class Transport:
             return
         try:
             if self._refresh is not None:
-                await self._send("POST", f"{_AUTH}/logout", None, RefreshBody(self._refresh), {})
+                body = RefreshBody(self._refresh)
+                await self._send(_Request("POST", f"{_AUTH}/logout", body=body))
         finally:
             await self._session.close()
 
@@ -120,9 +132,10 @@ class Transport:
 
         `path` is encoded by `segment` where it holds what somebody chose.
         """
+        request = _Request(method, path, query, body, headers or {})
         for attempt in range(self._retries + 1):
             try:
-                answer = await self._authorized(method, path, query, body, headers or {})
+                answer = await self._authorized(request)
             except (TooMany, StoreUnavailable) as error:
                 after_s = _pause_s(error, method, attempt)
                 if after_s is None or attempt == self._retries:
@@ -149,26 +162,19 @@ class Transport:
         """Replace the password of the user; the session goes on. Raises `Denied`."""
         body = ChangeBody(current_password=current, new_password=new)
         path = f"{_AUTH}/change-password"
-        self._keep(await self._authorized("POST", path, None, body, {}))
+        self._keep(await self._authorized(_Request("POST", path, body=body)))
         if self._login is not None:
             self._login = replace(self._login, password=new)
 
-    async def _authorized(
-        self,
-        method: str,
-        path: str,
-        query: msgspec.Struct | None,
-        body: Any,
-        headers: Mapping[str, str],
-    ) -> bytes:
+    async def _authorized(self, request: _Request) -> bytes:
         token = self._token
         try:
-            return await self._send(method, path, query, body, headers)
+            return await self._send(request)
         except Denied:
             if self._login is None:
                 raise
         await self._renew(token)
-        return await self._send(method, path, query, body, headers)
+        return await self._send(request)
 
     async def _renew(self, used: str | None) -> None:
         """A new token, once for all who were denied with the same."""
@@ -179,37 +185,32 @@ class Transport:
                 if self._refresh is None:
                     raise Denied("there is no refresh token")
                 body = RefreshBody(self._refresh)
-                self._keep(await self._send("POST", f"{_AUTH}/refresh", None, body, {}))
+                self._keep(await self._send(_Request("POST", f"{_AUTH}/refresh", body=body)))
             except Denied:
                 await self._log_in(self._login)
 
     async def _log_in(self, login: Login) -> None:
         body = LoginBody(username=login.username, password=login.password, tenant_id=login.tenant)
-        self._keep(await self._send("POST", f"{_AUTH}/login", None, body, {}))
+        self._keep(await self._send(_Request("POST", f"{_AUTH}/login", body=body)))
 
     def _keep(self, answer: bytes) -> None:
         given = msgspec.json.decode(answer, type=LoggedIn)
         self._token, self._refresh = given.access_token, given.refresh_token
 
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        query: msgspec.Struct | None,
-        body: Any,
-        headers: Mapping[str, str],
-    ) -> bytes:
+    async def _send(self, request: _Request) -> bytes:
         if self._session is None:
             raise RuntimeError("the client is not open: use `async with`")
-        url = URL(self._url + path + _query(query), encoded=True)
-        given = {**self._headers, **headers}
+        url = URL(self._url + request.path + _query(request.query), encoded=True)
+        headers = {**self._headers, **request.headers}
         if self._token is not None:
-            given["authorization"] = f"Bearer {self._token}"
+            headers["authorization"] = f"Bearer {self._token}"
         data = None
-        if body is not None:
-            data, given["content-type"] = msgspec.json.encode(body), "application/json"
+        if request.body is not None:
+            data, headers["content-type"] = msgspec.json.encode(request.body), "application/json"
         try:
-            async with self._session.request(method, url, data=data, headers=given) as reply:
+            async with self._session.request(
+                request.method, url, data=data, headers=headers
+            ) as reply:
                 content = await reply.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             what = str(error) or type(error).__name__
