@@ -148,7 +148,7 @@ async def _api_step(settings: Settings) -> AsyncIterator[Step]:
     from iotistica.spool import Spool
     from iotistica.streams import Streams
 
-    streams = Streams(settings.require("redis_url"))
+    streams = Streams.of(settings)
     spool = Spool(settings.spool_root("api"), max_bytes=settings.api_spool_max_bytes)
     pressure = Pressure(settings, streams)
     outlet = Outlet(streams, spool, settings.breaker(), pressure)

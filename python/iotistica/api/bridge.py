@@ -35,7 +35,6 @@ class Bridge:
         streams: Streams,
         spool: Spool,
         tenants: Tenants,
-        quotas: Quotas | None = None,
         presence: Presence | None = None,
     ) -> None:
         self._settings = settings
@@ -48,7 +47,7 @@ class Bridge:
         metrics.observe_breaker("redis", breaker)
         metrics.observe_spool(spool)
         self._tenants = tenants
-        self._quotas = quotas or Quotas(default=settings.quota(), share=settings.bridge_processes)
+        self.quotas = Quotas(default=settings.quota(), share=settings.bridge_processes)
         self._presence = presence
         self._routes = Routes()
 
@@ -95,7 +94,7 @@ class Bridge:
             session,
             self._settings,
             outlet=self._outlet,
-            quotas=self._quotas,
+            quotas=self.quotas,
             tenants=self._tenants,
             routes=self._routes,
             heard=self._presence.seen if self._presence is not None else None,
@@ -116,20 +115,18 @@ async def run(assignment: supervisor.Assignment) -> None:
     pool = await open_pool(
         settings.model_copy(update={"database_pool_size": 1}), application_name=assignment.name
     )
-    streams = Streams(settings.require("redis_url"))
+    streams = Streams.of(settings)
     tenants = Tenants(partial(tenant_ids, pool), refresh_s=settings.tenant_refresh_s)
     spool = Spool(settings.spool_root("api"), max_bytes=settings.api_spool_max_bytes)
-    quotas = Quotas(default=settings.quota(), share=settings.bridge_processes)
-    following = asyncio.create_task(quotas.follow(partial(tenant_quotas, pool)))
     bridge = Bridge(
         settings,
         name=assignment.name,
         streams=streams,
         spool=spool,
         tenants=tenants,
-        quotas=quotas,
         presence=presence_of(settings, pool, streams),
     )
+    following = asyncio.create_task(bridge.quotas.follow(partial(tenant_quotas, pool)))
     probe = ops.Probe(f"iotistica-api {assignment.name}", ready=bridge.reasons)
     try:
         async with ops.serve(probe, sock=assignment.listener):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
@@ -34,6 +35,6 @@ def read(cursor: str | None, kind: type[T]) -> T | None:
         raise BadRequest(f"parameter cursor is {cursor[:64]!r}; allowed is one given") from None
 
 
-def follow(rows: list[Any], limit: int, position: Any) -> str | None:
-    """The cursor after a page; none after one that is not full."""
-    return write(position) if len(rows) == limit else None
+def follow(rows: Sequence[T], limit: int, position: Callable[[T], Any]) -> str | None:
+    """The cursor after a page, by the position of its last row; none after one that is not full."""
+    return write(position(rows[-1])) if len(rows) == limit else None

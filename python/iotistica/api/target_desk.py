@@ -14,11 +14,11 @@ from iotistica._native import format_topic
 from iotistica.api.http import Request
 from iotistica.api.target_cache import TargetCache, notice_of, quoted
 from iotistica.errors import PreconditionFailed, StoreUnavailable
+from iotistica.instants import iso
 from iotistica.store.targets import Author, Changed, EditOf, TargetStore
 from iotistica.streams import Streams
 from iotistica.streams.outbox import Outgoing
 from iotistica.targets.edits import Edit, State
-from iotistica.targets.state import iso
 
 NUDGE = "cmd/target-state"
 """Below the agent's topics; agents that do not know it ignore it."""

@@ -92,7 +92,7 @@ async def _run(options: Options) -> bool:
 
 @asynccontextmanager
 async def _opened(settings: Settings) -> AsyncIterator[_Platform]:
-    streams = Streams(settings.require("redis_url"))
+    streams = Streams.of(settings)
     pool = await open_pool(settings, application_name="iotistica-audit")
     try:
         store = LedgerStore(pool)

@@ -28,7 +28,7 @@ _WORKERS = 2
 
 @asynccontextmanager
 async def _connected(place: Place) -> AsyncIterator[Streams]:
-    streams = Streams(place.settings.require("redis_url"))
+    streams = Streams.of(place.settings)
     try:
         yield streams
     finally:

@@ -77,7 +77,7 @@ async def serve(settings: Settings) -> None:
 @asynccontextmanager
 async def opened(settings: Settings, stopping: asyncio.Event) -> AsyncIterator[Ingestion]:
     """A process's connections, closed at the end. Raises `ConfigError`."""
-    streams = Streams(settings.require("redis_url"))
+    streams = Streams.of(settings)
     pool = await open_pool(settings, application_name="iotistica-ingestion")
     threads = settings.autoscale_max_workers + EXPRESS_WORKERS
     executor = ThreadPoolExecutor(threads, "encode")

@@ -13,7 +13,7 @@ from iotistica.errors import Conflict, NotFound
 from iotistica.store import journal
 from iotistica.store.incidents import who
 from iotistica.store.journal import Entry, Origin
-from iotistica.store.pool import Pool, unavailable
+from iotistica.store.pool import Pool, affected, unavailable
 from iotistica.store.webhooks import Notice, announce
 
 _COLUMNS = """
@@ -120,7 +120,7 @@ class AlertStore:
         """Remove what was resolved long ago; how many."""
         with unavailable("forget old alerts"):
             status = await self._pool.execute(_FORGET, older_than_days)
-        return int(status.rpartition(" ")[2])
+        return affected(status)
 
 
 def _decoded(row: asyncpg.Record) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import orjson
 
 from iotistica.anomalies.event import Anomaly
 from iotistica.anomalies.incident import HOUR_MS, Alert, Incident, Occurrence, place
-from iotistica.store.pool import Connection, Pool, unavailable
+from iotistica.store.pool import Connection, Pool, affected, unavailable
 from iotistica.store.webhooks import announce_anomalies
 
 # Always in the same order, so that two batches never wait for each other in a circle.
@@ -213,7 +213,7 @@ class AnomalyStore:
             for statement in (_FORGET_EVENTS, _FORGET_INCIDENTS):
                 while True:
                     status = await self._pool.execute(statement, older_than_days, _AT_ONCE)
-                    count = int(status.rpartition(" ")[2])
+                    count = affected(status)
                     removed += count
                     if count < _AT_ONCE:
                         break

@@ -13,5 +13,9 @@ _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 def json_text(value: Any) -> str:
     """JSON of a value, without NUL."""
-    text = orjson.dumps(value).decode()
+    return without_nul(orjson.dumps(value).decode())
+
+
+def without_nul(text: str) -> str:
+    """JSON without NUL."""
     return _NUL.sub(r"\1", text) if "\\u0000" in text else text

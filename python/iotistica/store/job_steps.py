@@ -14,7 +14,7 @@ from iotistica.jobs.rollout import AbortRule, Counts, Decision, Pace, Rollout, d
 from iotistica.store import job_events, job_targets, journal
 from iotistica.store.job_events import JobEvent, event
 from iotistica.store.journal import Entry, Origin
-from iotistica.store.pool import Connection, Pool, Row, is_refusal
+from iotistica.store.pool import Connection, Pool, Row, affected, is_refusal
 
 AT_ONCE = 5000
 """Agents in one step: a transaction of well under a second."""
@@ -343,6 +343,6 @@ async def forget(connection: Connection, before: datetime) -> bool:
     if job is None:
         return False
     done = await connection.execute(_FORGET_PARTS, job, AT_ONCE)
-    if int(done.rpartition(" ")[2]) < AT_ONCE:
+    if affected(done) < AT_ONCE:
         await connection.execute(_FORGET, job)
     return True

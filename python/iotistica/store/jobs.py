@@ -19,7 +19,7 @@ from iotistica.store import job_steps, job_targets, job_templates, journal
 from iotistica.store.job_events import JobEvent
 from iotistica.store.job_steps import COUNTS
 from iotistica.store.journal import Entry, Origin
-from iotistica.store.pool import Connection, Pool, Row, unavailable
+from iotistica.store.pool import Connection, Pool, Row, affected, unavailable
 
 _VIEW = f"""
 SELECT e.id, e.job_id::text, e.template_id, e.parent_job_id::text, e.job_name, e.target_type,
@@ -223,7 +223,7 @@ class JobStore:
                 if found["unsettled"] and found["status"] != "IN_PROGRESS":
                     raise Conflict(f"job {job} is {found['status']}, and not all agents know yet")
                 done = await connection.execute(_REQUEUE, job, now, statuses, agents)
-                count = int(done.rpartition(" ")[2])
+                count = affected(done)
                 if not count:
                     raise Conflict(f"no agent of job {job} is {' or '.join(statuses)}")
                 await connection.execute(_REOPEN, job)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,13 +10,12 @@ from uuid import UUID
 
 import orjson
 
+from iotistica.store.documents import without_nul
 from iotistica.store.pool import Connection, Pool, unavailable
 
 Severity = Literal["info", "warning", "critical"]
 
 _MAX_TEXT = 512
-_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
-"""NUL in JSON, which no jsonb holds; not where its backslash is itself escaped."""
 
 _RECORD = """
 INSERT INTO audit_logs (tenant_id, event_type, severity, actor_type, actor_id, actor_name, subject,
@@ -142,8 +140,7 @@ def _text(value: str) -> str:
 def _json(value: Mapping[str, Any] | None) -> str | None:
     if value is None:
         return None
-    text = orjson.dumps(value, option=orjson.OPT_UTC_Z, default=_plain).decode()
-    return _NUL.sub(r"\1", text) if "\\u0000" in text else text
+    return without_nul(orjson.dumps(value, option=orjson.OPT_UTC_Z, default=_plain).decode())
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ import orjson
 
 from iotistica import sequences
 from iotistica.ledger import Counts
-from iotistica.store.pool import Connection, Pool, unavailable
+from iotistica.store.pool import Connection, Pool, affected, unavailable
 
 EMPTIED, ROLLED_BACK = "emptied", "rolled_back"
 
@@ -276,7 +276,7 @@ class LedgerStore:
         """Acknowledge the losses up to an id, those that are acknowledged excepted; how many."""
         with unavailable("acknowledge losses"):
             done = await self._pool.execute(_ACKNOWLEDGE, tenant, by, why, upto)
-        return int(done.rpartition(" ")[2])
+        return affected(done)
 
     async def rows(self, agent: str) -> int:
         """Rows of an agent in `readings`; all of them are counted."""

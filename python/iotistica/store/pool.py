@@ -96,6 +96,11 @@ def use_of(pool: Pool) -> PoolUse:
     return PoolUse(pool.get_size(), pool.get_idle_size(), pool.get_max_size())
 
 
+def affected(status: str) -> int:
+    """Rows of a command tag such as `INSERT 0 42`."""
+    return int(status.rpartition(" ")[2])
+
+
 @contextmanager
 def unavailable(what: str) -> Iterator[None]:
     """Turn transient errors of asyncpg into `DatabaseUnavailable`."""

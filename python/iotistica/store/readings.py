@@ -11,7 +11,7 @@ import asyncpg
 
 from iotistica._native import LATEST_COLUMNS, READINGS_COLUMNS
 from iotistica.errors import StoreUnavailable
-from iotistica.store.pool import Connection, Pool, held, unavailable
+from iotistica.store.pool import Connection, Pool, affected, held, unavailable
 
 # The server works on one chunk while the next is on its way; measured 5-8 % faster than the
 # whole buffer in one message, and the event loop is never blocked for long.
@@ -175,11 +175,11 @@ class ReadingStore:
         latest = rows.latest
         async with held(self._pool, limit_s=self._limit_s) as connection:
             if latest.rows <= _MOST_LATEST:
-                return _affected(await connection.execute(_MERGE_LATEST_ARRAYS, *latest.arrays()))
+                return affected(await connection.execute(_MERGE_LATEST_ARRAYS, *latest.arrays()))
             async with connection.transaction():
                 await connection.execute(_LATEST_STAGING)
                 await _copy(connection, "readings_latest_staging", latest, LATEST_COLUMNS)
-                return _affected(await connection.execute(_MERGE_LATEST))
+                return affected(await connection.execute(_MERGE_LATEST))
 
     async def probe(self) -> None:
         """Return if the table can be reached. Raises `StoreUnavailable`."""
@@ -235,8 +235,3 @@ async def _copy(connection: Connection, table: str, buffer: Buffer, columns: Seq
 async def _chunks(view: memoryview) -> AsyncIterator[Any]:  # the stubs ask for bytes
     for start in range(0, len(view), _CHUNK_BYTES):
         yield view[start : start + _CHUNK_BYTES]
-
-
-def _affected(status: str) -> int:
-    """Rows of a command tag such as `INSERT 0 42`."""
-    return int(status.rpartition(" ")[2])

@@ -13,30 +13,26 @@ from iotistica.errors import NotFound
 from iotistica.store.pool import Pool, unavailable
 from iotistica.targets.state import EMPTY, Content
 
-_ONE = """
-SELECT a.uuid, a.name, c.agent_uuid IS NOT NULL AS has_reported, c.apps, c.config, c.system_info,
+_COLUMNS = """
+       a.uuid, a.name, c.agent_uuid IS NOT NULL AS has_reported, c.apps, c.config,
        c.reported_at, c.version,
        coalesce(t.served_version, d.version, 0) AS target_version,
        coalesce(t.served_apps, d.apps) AS target_apps,
        coalesce(t.served_config, d.config) AS target_config,
        coalesce(t.needs_deployment, false) AS needs_deployment
+"""
+_JOINED = """
 FROM agents AS a
 LEFT JOIN agent_current_state AS c ON c.agent_uuid = a.uuid
 LEFT JOIN agent_target_state AS t ON t.agent_uuid = a.uuid
 LEFT JOIN tenant_target_state AS d ON d.tenant_id = a.tenant_id
+"""
+_ONE = f"""
+SELECT c.system_info, {_COLUMNS} {_JOINED}
 WHERE a.tenant_id = $1 AND a.uuid = $2
 """
-_PAGE = """
-SELECT a.uuid, a.name, c.agent_uuid IS NOT NULL AS has_reported, c.apps, c.config,
-       NULL AS system_info, c.reported_at, c.version,
-       coalesce(t.served_version, d.version, 0) AS target_version,
-       coalesce(t.served_apps, d.apps) AS target_apps,
-       coalesce(t.served_config, d.config) AS target_config,
-       coalesce(t.needs_deployment, false) AS needs_deployment
-FROM agents AS a
-LEFT JOIN agent_current_state AS c ON c.agent_uuid = a.uuid
-LEFT JOIN agent_target_state AS t ON t.agent_uuid = a.uuid
-LEFT JOIN tenant_target_state AS d ON d.tenant_id = a.tenant_id
+_PAGE = f"""
+SELECT NULL AS system_info, {_COLUMNS} {_JOINED}
 WHERE a.tenant_id = $1 AND ($2::uuid IS NULL OR a.uuid > $2)
 ORDER BY a.uuid
 LIMIT $3

@@ -15,7 +15,7 @@ from iotistica.selection import AgentFilter
 from iotistica.store import journal
 from iotistica.store.broker_users import allow_agent_users, remove_agent_users
 from iotistica.store.journal import Entry, Origin
-from iotistica.store.pool import Connection, MissingReference, Pool, unavailable
+from iotistica.store.pool import Connection, MissingReference, Pool, affected, unavailable
 from iotistica.store.selection import Condition
 
 _COLUMNS = """
@@ -251,7 +251,7 @@ class Roster:
             async with self._pool.acquire() as connection, connection.transaction():
                 done = await connection.execute(_UNTAG, origin.tenant, uuids, names)
                 await _record_many(connection, origin, "agents.untagged", uuids, {"keys": names})
-        return int(done.rpartition(" ")[2])
+        return affected(done)
 
     async def remove(self, origin: Origin, uuid: UUID) -> None:
         """Remove an agent and all that is its own, but its readings. Raises `NotFound`."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from uuid import UUID, uuid4
 
 from iotistica.store.journal import Entry, Origin, record
-from iotistica.store.pool import Pool, unavailable
+from iotistica.store.pool import Pool, affected, unavailable
 
 # The hash that was compared must still be the user's: it may have changed meanwhile.
 _LOGGED_IN = """
@@ -71,7 +71,7 @@ class SessionStore:
         with unavailable("open a session"):
             async with self._pool.acquire() as connection, connection.transaction():
                 done = await connection.execute(_LOGGED_IN, user, compared_hash, fresh_hash)
-                if done == "UPDATE 0":
+                if not affected(done):
                     return None
                 session = Session(id=uuid4(), generation=1, tenant=origin.tenant, user=user)
                 await connection.execute(_FORGET, user)

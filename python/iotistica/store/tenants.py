@@ -6,7 +6,7 @@ import secrets
 
 from iotistica.errors import BadRequest, NotFound
 from iotistica.quotas import Quota
-from iotistica.store.pool import BrokenRule, Pool, unavailable
+from iotistica.store.pool import BrokenRule, Pool, affected, unavailable
 
 _ENSURE = "INSERT INTO tenants (id, name) VALUES ($1, $1) ON CONFLICT (id) DO NOTHING"
 _IDS = "SELECT id FROM tenants"
@@ -78,5 +78,5 @@ async def set_quota(pool: Pool, tenant: str, quota: Quota) -> None:
         done = await pool.execute(
             _SET_QUOTA, tenant, quota.messages_per_s, quota.readings_per_s, quota.bytes_per_s
         )
-    if done == "UPDATE 0":
+    if not affected(done):
         raise NotFound(f"tenant {tenant} does not exist")

@@ -14,7 +14,7 @@ import orjson
 from iotistica.errors import Conflict, NotFound
 from iotistica.store import journal
 from iotistica.store.journal import Entry, Origin
-from iotistica.store.pool import Connection, DuplicateKey, Pool, unavailable
+from iotistica.store.pool import Connection, DuplicateKey, Pool, affected, unavailable
 
 MOST_WEBHOOKS = 50
 """Of one tenant."""
@@ -336,7 +336,7 @@ class DeliveryStore:
         """Remove what was finished long ago; how many."""
         with unavailable("forget old deliveries"):
             status = await self._pool.execute(_FORGET, older_than_days)
-        return int(status.rpartition(" ")[2])
+        return affected(status)
 
 
 async def _note(

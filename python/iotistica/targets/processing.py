@@ -19,7 +19,8 @@ from typing import Any
 from uuid import UUID
 
 from iotistica.errors import BadRequest
-from iotistica.targets.state import Content, Json, iso
+from iotistica.instants import iso
+from iotistica.targets.state import Content, Json
 
 _ROUNDS = 101
 """What Mosquitto's own tool uses, and with it the brokers beside agents (reference 1.5)."""

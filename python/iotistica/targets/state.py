@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import msgspec
+
+from iotistica.instants import iso
 
 Json = Any
 """What JSON can say: None, bool, int, float, str, list, dict."""
@@ -72,8 +74,3 @@ def serve(
     """The answer to polls of an agent."""
     body = head(agent) + tail(content, version=version, deployed_at=deployed_at)
     return Served(version, etag, body)
-
-
-def iso(at: datetime) -> str:
-    """As JavaScript writes times, which agents read."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

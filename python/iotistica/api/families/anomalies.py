@@ -15,6 +15,7 @@ from iotistica.anomalies.event import read
 from iotistica.api.batch import Batch, Telemetry
 from iotistica.api.families.family import Incoming, Refusal
 from iotistica.errors import BadRequest, StoreUnavailable
+from iotistica.instants import iso
 from iotistica.store.anomalies import AnomalyStore, Found
 from iotistica.streams import Channels
 
@@ -147,5 +148,4 @@ def _live(one: Found) -> bytes:
         "incidentId": one.incident_id,
         "alert": None if one.alert is None else one.alert.severity,
     }
-    timestamp = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return orjson.dumps({"deviceUuid": one.agent, "anomaly": content, "timestamp": timestamp})
+    return orjson.dumps({"deviceUuid": one.agent, "anomaly": content, "timestamp": iso(moment)})

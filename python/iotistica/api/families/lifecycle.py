@@ -11,8 +11,9 @@ import orjson
 from iotistica import keys, log
 from iotistica.api.families.events import event_of
 from iotistica.api.families.family import Incoming, Refusal
-from iotistica.api.families.moments import epoch_ms, iso, made_ms, moment
+from iotistica.api.families.moments import epoch_ms, made_ms, moment
 from iotistica.errors import StoreUnavailable
+from iotistica.instants import iso
 from iotistica.store.events import Event, EventStore, Step
 from iotistica.streams import Channels
 
@@ -79,7 +80,7 @@ class Lifecycle:
 
 
 def _live(message: Incoming) -> bytes:
-    at = iso(made_ms(message.value, message.received_ms))
+    at = iso(moment(made_ms(message.value, message.received_ms)))
     document = {"deviceUuid": message.agent, "type": message.rest, "data": message.value}
     return orjson.dumps({**document, "timestamp": at})
 

@@ -47,11 +47,6 @@ def moment(epoch: float) -> datetime:
     return datetime.fromtimestamp(epoch / 1000, UTC)
 
 
-def iso(epoch: float) -> str:
-    """ISO 8601 of epoch milliseconds, as JavaScript writes it."""
-    return moment(epoch).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def is_dated(value: Any) -> bool:
     """Whether the message can be told from another that says the same."""
     return isinstance(value, dict) and any(name in value for name in ("msgId", *_TIMES))

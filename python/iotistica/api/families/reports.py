@@ -16,7 +16,8 @@ from iotistica import ledger
 from iotistica._native import format_topic
 from iotistica.api.batch import Telemetry
 from iotistica.api.families.family import Incoming, Refusal
-from iotistica.api.families.moments import iso, made_ms
+from iotistica.api.families.moments import made_ms, moment
+from iotistica.instants import iso
 from iotistica.store.reports import SYSTEM_METRICS, Report
 
 _MOST_FIELDS = 256
@@ -36,7 +37,7 @@ class Reported:
     @property
     def moment(self) -> str:
         """When it was made, ISO 8601."""
-        return iso(self.at_ms)
+        return iso(moment(self.at_ms))
 
 
 def read_state(message: Incoming) -> Reported | Refusal:

@@ -14,12 +14,12 @@ from iotistica._native import format_topic
 from iotistica.api.http import Request
 from iotistica.api.models import target_state as models
 from iotistica.api.route import route
+from iotistica.instants import iso
 from iotistica.store import journal
 from iotistica.store.pool import Pool, unavailable
 from iotistica.store.targets import TargetStore
 from iotistica.streams.outbox import Outbox, Outgoing
 from iotistica.targets.processing import Signer
-from iotistica.targets.state import iso
 
 _BROKER, _UPDATE = "shadow/name/device-state/update/delta", "agent/update"
 

@@ -62,7 +62,7 @@ class Agents:
         found = AgentPage(
             count=len(agents),
             agents=agents,
-            cursor=cursors.follow(agents, query.limit, agents[-1].id if agents else 0),
+            cursor=cursors.follow(agents, query.limit, lambda agent: agent.id),
         )
         if after is None:
             total = await self._roster.count(caller.tenant, chosen)
@@ -86,9 +86,8 @@ class Agents:
         """Agents that have a place."""
         after = cursors.read(query.cursor, cursors.Id) or 0
         rows = await self._roster.locations(caller.tenant, limit=query.limit, after=after)
-        last = rows[-1].pop("id") if rows else 0
         agents = [Located(**{k: v for k, v in row.items() if k != "id"}) for row in rows]
-        cursor = cursors.follow(agents, query.limit, last)
+        cursor = cursors.follow(rows, query.limit, lambda row: row["id"])
         return Locations(count=len(agents), agents=agents, cursor=cursor)
 
     @route("GET", "/api/v1/agents/:uuid", needs="device:read", agents=True, errors=(404,))

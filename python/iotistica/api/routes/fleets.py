@@ -26,8 +26,7 @@ class Fleets:
         after = cursors.read(query.cursor, cursors.Name)
         rows = await self._store.listed(caller.tenant, limit=query.limit, after=after)
         fleets = [Fleet(**row) for row in rows]
-        last = fleets[-1].fleet_name if fleets else None
-        cursor = cursors.follow(fleets, query.limit, last)
+        cursor = cursors.follow(fleets, query.limit, lambda fleet: fleet.fleet_name)
         return FleetPage(count=len(fleets), fleets=fleets, cursor=cursor)
 
     @route("POST", "/api/v1/fleets", needs="device:write", status=201, errors=(409,))

@@ -84,7 +84,7 @@ class Groups:
         after = cursors.read(query.cursor, cursors.Name)
         rows = await self._store.listed(caller.tenant, limit=query.limit, after=after)
         groups = [Group(**row) for row in rows]
-        cursor = cursors.follow(groups, query.limit, groups[-1].name if groups else None)
+        cursor = cursors.follow(groups, query.limit, lambda group: group.name)
         return GroupPage(count=len(groups), groups=groups, cursor=cursor)
 
     @route("POST", "/api/v1/groups", needs="device:write", status=201, errors=(409,))
@@ -129,7 +129,7 @@ class Groups:
         after = cursors.read(cursor, cursors.Id) or 0
         rows = await self._roster.listed(caller.tenant, chosen, limit=limit, after=after, tags=tags)
         agents = [Agent(**row) for row in rows]
-        rest = cursors.follow(agents, limit, agents[-1].id if agents else 0)
+        rest = cursors.follow(agents, limit, lambda agent: agent.id)
         return Found(count=len(agents), agents=agents, cursor=rest, total=None)
 
     async def _chosen(self, tenant: str, body: Bulk) -> AgentFilter:

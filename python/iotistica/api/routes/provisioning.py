@@ -73,8 +73,7 @@ class ProvisioningKeys:
             caller.tenant, fleet=query.fleetUuid, limit=query.limit, before=before
         )
         keys = [Key(**row) for row in rows]
-        last = (keys[-1].created_at, keys[-1].id) if keys else None
-        cursor = cursors.follow(keys, query.limit, last)
+        cursor = cursors.follow(keys, query.limit, lambda key: (key.created_at, key.id))
         return KeyPage(count=len(keys), keys=keys, cursor=cursor)
 
     @route(

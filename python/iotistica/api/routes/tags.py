@@ -74,7 +74,7 @@ class Tags:
         after = cursors.read(query.cursor, cursors.Name)
         rows = await self._store.keys(caller.tenant, limit=query.limit, after=after)
         keys = [KeyUse(**row) for row in rows]
-        cursor = cursors.follow(keys, query.limit, keys[-1].key if keys else None)
+        cursor = cursors.follow(keys, query.limit, lambda use: use.key)
         return KeyPage(count=len(keys), keys=keys, cursor=cursor)
 
     @route("GET", "/api/v1/tags/values/:key", needs="device:read")
@@ -83,7 +83,7 @@ class Tags:
         after = cursors.read(query.cursor, cursors.Name)
         rows = await self._store.values(caller.tenant, key, limit=query.limit, after=after)
         values = [ValueUse(**row) for row in rows]
-        cursor = cursors.follow(values, query.limit, values[-1].value if values else None)
+        cursor = cursors.follow(values, query.limit, lambda use: use.value)
         return ValuePage(key=key, count=len(values), values=values, cursor=cursor)
 
     @route("GET", "/api/v1/tags/definitions", needs="device:read")
@@ -92,7 +92,7 @@ class Tags:
         after = cursors.read(query.cursor, cursors.Name)
         rows = await self._store.definitions(caller.tenant, limit=query.limit, after=after)
         found = [Definition(**row) for row in rows]
-        cursor = cursors.follow(found, query.limit, found[-1].key if found else None)
+        cursor = cursors.follow(found, query.limit, lambda definition: definition.key)
         return DefinitionPage(count=len(found), definitions=found, cursor=cursor)
 
     @route("POST", "/api/v1/tags/definitions", needs="settings:write", status=201)

@@ -1,0 +1,10 @@
+"""Times on the wire."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def iso(at: datetime) -> str:
+    """As JavaScript writes times, which agents and dashboards read."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
