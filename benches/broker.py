@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from iotistica.embedded.credentials import User
+from iotistica.credentials import User
 
 import harness
 from iotistica.embedded.broker import Broker, find_broker

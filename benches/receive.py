@@ -23,7 +23,7 @@ from typing import Any
 
 import redis.asyncio
 import uvloop
-from iotistica.embedded.credentials import User
+from iotistica.credentials import User
 
 from harness import arguments, report
 from iotistica import keys, metrics, mqtt
