@@ -14,9 +14,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from iotistica.credentials import User
-
 import harness
+from iotistica.credentials import User
 from iotistica.embedded.broker import Broker, find_broker
 from iotistica.embedded.ports import free_port
 

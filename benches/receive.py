@@ -23,13 +23,13 @@ from typing import Any
 
 import redis.asyncio
 import uvloop
-from iotistica.credentials import User
 
 from harness import arguments, report
 from iotistica import keys, metrics, mqtt
 from iotistica.api.bridge import Bridge
 from iotistica.api.link import session_options
 from iotistica.api.tenants import Tenants
+from iotistica.credentials import User
 from iotistica.embedded.broker import Broker, find_broker
 from iotistica.embedded.ports import free_port
 from iotistica.embedded.redis import Redis, find_redis
