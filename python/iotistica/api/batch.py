@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -17,6 +17,8 @@ from iotistica.spool import Kind
 from iotistica.streams import DeadLetter, Streams
 
 _MAX_ROUTES = 65_536
+_MAX_JOINED = 8
+"""Batches to a write: as large as a command of Redis should get."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +63,13 @@ class Batch(Protocol):
     """Messages that Redis takes or refuses together."""
 
     tenant: str
-    messages: list[Message]
     opened_at: float
     feed: Feed
     """Where it goes in Redis."""
+
+    @property
+    def messages(self) -> list[Message]:
+        """What is acknowledged when it is safe."""
 
     async def write(self, streams: Streams) -> None:
         """Hand them to Redis. Raises `StoreUnavailable`."""
@@ -94,6 +99,48 @@ class Telemetry:
         """One entry."""
         kind = Kind.BACKFILL if self.feed is Feed.BACKFILL else Kind.LIVE
         return [_spooled(self.tenant, kind, self.fields, len(self.messages), self.counts)]
+
+
+@dataclass(slots=True)
+class Joined:
+    """Telemetry of one tenant and feed that Redis takes at once, each part an entry of its own."""
+
+    tenant: str
+    feed: Feed
+    opened_at: float
+    parts: list[Telemetry]
+
+    @property
+    def messages(self) -> list[Message]:
+        """Those of all parts, in order."""
+        return [message for part in self.parts for message in part.messages]
+
+    async def write(self, streams: Streams) -> None:
+        """All XADDs in one transaction."""
+        counts: Counter[str] = Counter()
+        for part in self.parts:
+            counts.update(part.counts)
+        entries = [part.fields for part in self.parts]
+        await streams.add(self.tenant, *entries, counts=counts, feed=self.feed)
+
+    def spooled(self) -> list[Spooled]:
+        """The parts."""
+        return [spooled for part in self.parts for spooled in part.spooled()]
+
+
+def join(waiting: deque[Batch]) -> Batch:
+    """Take the first batch, with those behind it that may be written together with it."""
+    batch = waiting.popleft()
+    parts = [batch] if isinstance(batch, Telemetry) else []
+    while parts and waiting and len(parts) < _MAX_JOINED:
+        following = waiting[0]
+        if not isinstance(following, Telemetry) or following.feed is not batch.feed:
+            break
+        parts.append(following)
+        waiting.popleft()
+    if len(parts) < 2:
+        return batch
+    return Joined(batch.tenant, batch.feed, batch.opened_at, parts)
 
 
 @dataclass(slots=True)

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
 from iotistica import keys, ledger, log, metrics, tasks
 from iotistica._native import InvalidTopic
-from iotistica.api.batch import Batch, Dictionary, Letters, Route, Routes, Telemetry
+from iotistica.api.batch import (
+    Batch,
+    Dictionary,
+    Joined,
+    Letters,
+    Route,
+    Routes,
+    Telemetry,
+    join,
+)
 from iotistica.api.outlet import Outlet
 from iotistica.api.tenants import Tenants
 from iotistica.errors import BadRequest
@@ -62,7 +72,8 @@ class Inbound:
         self._letters: dict[str, Letters] = {}
         self._strangers: dict[str, list[tuple[Message, Route]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._lanes: dict[str, asyncio.Lock] = {}
+        self._lanes: dict[str, deque[Batch]] = {}
+        """What is on its way, by tenant; a lane that is here has a task."""
         self._writes = asyncio.Semaphore(_MAX_WRITES)
         self._dictionaries = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
@@ -122,7 +133,7 @@ class Inbound:
         batch.size += len(message.payload)
         if len(batch.messages) >= self._max_messages or batch.size >= self._max_bytes:
             del self._telemetry[route.tenant]
-            self._start(self._hand_over(batch))
+            self._hand_over(batch)
 
     def _first_seen(self, message: Message) -> Route | None:
         if message.topic == keys.BROKER_DROPPED_TOPIC:
@@ -215,27 +226,42 @@ class Inbound:
             self._timer = None
         batches: list[Batch] = [*self._telemetry.values(), *self._letters.values()]
         for batch in batches:
-            self._start(self._hand_over(batch))
+            self._hand_over(batch)
         self._telemetry.clear()
         self._letters.clear()
 
-    async def _hand_over(self, batch: Batch) -> None:
-        # One tenant's batches one after the other: they stay in order, and while Redis is away
-        # one of them asks for it and not all.
-        async with self._lanes.setdefault(batch.tenant, asyncio.Lock()), self._writes:
-            if isinstance(batch, Telemetry) and not self._quotas.allows(
-                batch.tenant, messages=len(batch.messages), bytes=batch.size
-            ):
-                batch.feed = Feed.BACKFILL
-                metrics.OVER_QUOTA.labels(batch.tenant).inc(len(batch.messages))
-            await self._outlet.send(batch)
-        if isinstance(batch, Telemetry):
-            metrics.BRIDGE_MESSAGES.labels("endpoints").inc(len(batch.messages))
-            metrics.BRIDGE_BYTES.inc(batch.size)
-            if self._heard is not None:
-                # What it counts are the agents of the batch, each once.
-                self._heard(*(ledger.parse(counter)[0] for counter in batch.counts))
-        metrics.BRIDGE_BATCH_SECONDS.observe(time.monotonic() - batch.opened_at)
+    def _hand_over(self, batch: Batch) -> None:
+        if isinstance(batch, Telemetry) and not self._quotas.allows(
+            batch.tenant, messages=len(batch.messages), bytes=batch.size
+        ):
+            batch.feed = Feed.BACKFILL
+            metrics.OVER_QUOTA.labels(batch.tenant).inc(len(batch.messages))
+        lane = self._lanes.get(batch.tenant)
+        if lane is None:
+            lane = self._lanes[batch.tenant] = deque((batch,))
+            self._start(self._clear(batch.tenant, lane))
+        else:
+            lane.append(batch)
+
+    async def _clear(self, tenant: str, lane: deque[Batch]) -> None:
+        """One tenant's batches one after the other: they stay in order, and while Redis is away one
+        of them asks for it and not all. Those that had to wait share a write, and so one fsync."""
+        while lane:
+            async with self._writes:
+                batch = join(lane)
+                await self._outlet.send(batch)
+            self._delivered(batch)
+        del self._lanes[tenant]
+
+    def _delivered(self, batch: Batch) -> None:
+        for one in batch.parts if isinstance(batch, Joined) else (batch,):
+            if isinstance(one, Telemetry):
+                metrics.BRIDGE_MESSAGES.labels("endpoints").inc(len(one.messages))
+                metrics.BRIDGE_BYTES.inc(one.size)
+                if self._heard is not None:
+                    # What it counts are the agents of the batch, each once.
+                    self._heard(*(ledger.parse(counter)[0] for counter in one.counts))
+            metrics.BRIDGE_BATCH_SECONDS.observe(time.monotonic() - one.opened_at)
         self._confirm(batch.messages)
 
     def _confirm(self, messages: list[Message]) -> None:

@@ -151,15 +151,16 @@ class Streams:
     async def add(
         self,
         tenant: str,
-        fields: Sequence[bytes],
-        *,
+        *entries: Sequence[bytes],
         counts: Counts | None = None,
         feed: Feed = Feed.LIVE,
     ) -> bytes:
-        """Append one entry of `[field, value, …]` and count it; its id. Never trims."""
-        commands: list[Sequence[Argument]] = [
-            ("XADD", keys.ingestion_stream(tenant, feed), "*", *fields)
-        ]
+        """Append entries of `[field, value, …]` and count them, all or nothing; the first id.
+
+        Never trims.
+        """
+        stream = keys.ingestion_stream(tenant, feed)
+        commands: list[Sequence[Argument]] = [("XADD", stream, "*", *fields) for fields in entries]
         if counts:
             commands.append(("EVAL", _COUNT, 1, keys.ledger(tenant), *_flat(counts)))
         with unavailable("append to the stream"):
