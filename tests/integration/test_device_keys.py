@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -121,6 +121,38 @@ async def test_a_change_that_nobody_told_is_noticed_at_the_next_check(
     await device_keys.recheck()
     with pytest.raises(Forbidden):
         await device_keys.identify(agent.api_key)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE agents SET is_active = false",
+        "UPDATE agents SET device_api_key_hash = 'another'",
+        "UPDATE agents SET pop_verified = false",
+        "DELETE FROM agents",
+    ],
+)
+async def test_a_check_reads_only_what_changed(
+    pool: Pool,
+    connection: asyncpg.Connection,
+    agent: AgentDouble,
+    change: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device_keys = known(pool)
+    await device_keys.recheck()
+    first = await device_keys.identify(agent.api_key)
+    assert first is not None
+    with monkeypatch.context() as patch:
+        patch.delattr(AgentKeyStore, "holders")
+        # What agents do all the time is no change of a key.
+        await connection.execute("UPDATE agents SET last_seen_at = now(), name = name")
+        await device_keys.recheck()
+        assert await device_keys.identify(agent.api_key) is first
+        await connection.execute(change)
+        await device_keys.recheck()
+    with suppress(Forbidden):
+        assert await device_keys.identify(agent.api_key) is None
 
 
 async def test_what_was_missed_is_checked_when_redis_is_back(

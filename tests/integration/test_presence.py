@@ -55,7 +55,7 @@ def now() -> Now:
 
 @pytest.fixture
 def presence(store: PresenceStore, streams: Streams, now: Now) -> Presence:
-    return Presence(store, streams.channels, clock=now)
+    return Presence(store, streams.channels, refresh_s=20, clock=now)
 
 
 async def online(connection: asyncpg.Connection) -> list[str]:

@@ -1,9 +1,9 @@
 """Who calls by the key of an agent, remembered so that a poll asks no server.
 
 A change is told by Redis, and drops what is remembered of that agent in every process at once.
-Should that not arrive, all that is remembered is checked again every `device_key_recheck_s`, with
-one query, however many agents there are. While PostgreSQL is away, agents that were here lately go
-on being known for a few minutes.
+Should that not arrive, each process looks every `device_key_recheck_s` for what has changed since
+it looked last, with one small query, however many agents there are. While PostgreSQL is away,
+agents that were here lately go on being known for a few minutes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from iotistica.api.principal import Principal
 from iotistica.errors import Forbidden, StoreUnavailable
 from iotistica.settings import Settings
 from iotistica.store.agent_keys import AgentKeyStore, KeyHolder
+from iotistica.store.target_feed import END_OF_TIME
 from iotistica.streams.notices import Notices
 
 PURPOSE = "device-api-key"
@@ -41,7 +42,7 @@ _log = log.get(__name__)
 class _Known:
     principal: Principal
     valid_until: float
-    checked_at: float
+    found_at: float
     used_at: float
     name: bytes
 
@@ -62,6 +63,8 @@ class DeviceKeys:
         self._digests_of: dict[str, set[str]] = {}
         self._refused: dict[str, float] = {}
         self._changes = 0
+        self._mark: str | None = None
+        self._looked_at = float("-inf")
 
     async def identify(self, key: str) -> Principal | None:
         """The agent that a key belongs to; None for a key that nobody has.
@@ -85,7 +88,7 @@ class DeviceKeys:
         if known is None:
             return None
         now = time.monotonic()
-        if now - known.checked_at >= self._recheck_s * _STALE_RECHECKS:
+        if now - max(known.found_at, self._looked_at) >= self._recheck_s * _STALE_RECHECKS:
             return None
         if time.time() >= known.valid_until:
             return None
@@ -120,18 +123,31 @@ class DeviceKeys:
         now = time.monotonic()
         for key_hash in [k for k, known in self._known.items() if now - known.used_at > _UNUSED_S]:
             self._drop(key_hash)
+        try:
+            changes = await self._store.changes(self._mark or END_OF_TIME)
+            if self._mark is None or not changes.is_whole:
+                await self._check_all()
+        except BaseException:
+            # Perhaps a failover: what is remembered may come from changes that are lost.
+            self._mark = None
+            raise
+        for agent in changes.agents:
+            self.forget(agent)
+        self._mark = changes.mark
+        self._looked_at = now
+
+    async def _check_all(self) -> None:
+        self._changes += 1  # what is being read now may be older than the look
         remembered = list(self._known.items())
         for first in range(0, len(remembered), _AT_ONCE):
             await self._check(dict(remembered[first : first + _AT_ONCE]))
 
     async def _check(self, some: dict[str, _Known]) -> None:
-        began = time.monotonic()
         holders = await self._store.holders(list(some))
         good = {one.key_hash: one for one in holders if one.is_active and one.is_complete}
         for key_hash, known in some.items():
             if (holder := good.get(key_hash)) is not None:
                 known.valid_until = _timestamp(holder.valid_until)
-                known.checked_at = began
             elif self._known.get(key_hash) is known:
                 self._drop(key_hash)
 

@@ -16,8 +16,9 @@ from iotistica.store.presence import Change, PresenceStore
 from iotistica.streams import Channels, Streams
 
 _EVERY_S = 3.0
-_REFRESH_S = 20.0
-"""An agent is written no more often, however much it sends."""
+_REFRESH_SHARE = 0.2
+"""Of the silence after which an agent is offline: it is written no more often, however much it
+sends."""
 _AT_ONCE = 5000
 
 _occasional = log.Occasional(log.get(__name__))
@@ -26,7 +27,8 @@ _occasional = log.Occasional(log.get(__name__))
 def presence_of(settings: Settings, pool: Pool, streams: Streams) -> Presence:
     """The presence of a process."""
     store = PresenceStore(pool, offline_after_s=settings.agent_offline_after_s)
-    return Presence(store, streams.channels)
+    refresh_s = _REFRESH_SHARE * settings.agent_offline_after_s
+    return Presence(store, streams.channels, refresh_s=refresh_s)
 
 
 class Presence:
@@ -37,10 +39,12 @@ class Presence:
         store: PresenceStore,
         channels: Channels,
         *,
+        refresh_s: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._channels = channels
+        self._refresh_s = refresh_s
         self._clock = clock
         self._heard: dict[str, float] = {}
         self._written: dict[str, float] = {}
@@ -53,7 +57,7 @@ class Presence:
 
     async def flush(self) -> None:
         """Write those that are due. Raises `StoreUnavailable`; then nothing is forgotten."""
-        since = self._clock() - _REFRESH_S
+        since = self._clock() - self._refresh_s
         self._written = {agent: at for agent, at in self._written.items() if at > since}
         # A copy, because polls are answered, and their agents seen, in threads of the web server.
         due = [agent for agent in list(self._heard) if agent not in self._written]

@@ -15,15 +15,13 @@ from typing import Protocol
 from iotistica import keys, log, metrics
 from iotistica.backoff import Backoff
 from iotistica.errors import StoreUnavailable
-from iotistica.store.target_feed import Answer, Changes
+from iotistica.store.target_feed import END_OF_TIME, Answer, Changes
 from iotistica.streams.notices import Notices
 
 FRESH_S = 30.0
 """So long after the last look what is remembered may be answered."""
 _LOOK_S = 0.5
 _TENANT = "tenant/"
-_END_OF_TIME = str(2**64 - 1)
-"""The mark that nothing lies behind."""
 
 _log = log.get(__name__)
 
@@ -154,7 +152,7 @@ class TargetCache:
         """Forget what has changed since the last look. Raises `StoreUnavailable`."""
         began = self._clock()
         try:
-            changes = await self._feed.changes(self._mark or _END_OF_TIME)
+            changes = await self._feed.changes(self._mark or END_OF_TIME)
         except BaseException:
             # Perhaps a failover: what is remembered may come from changes that are lost.
             self._mark = None

@@ -16,6 +16,7 @@ UNION ALL
 SELECT NULL, NULL, now()
 """
 _PRUNE = "DELETE FROM agent_departures WHERE departed_at < now() - interval '7 days'"
+_PRUNE_KEY_CHANGES = "DELETE FROM agent_key_changes WHERE changed_at < now() - interval '7 days'"
 _PRUNE_ATTEMPTS = "DELETE FROM provisioning_attempts WHERE created_at < now() - interval '90 days'"
 
 
@@ -42,4 +43,5 @@ async def prune(pool: Pool) -> None:
     """Forget departures and attempts that are old. Raises `StoreUnavailable`."""
     with unavailable("forget what is old"):
         await pool.execute(_PRUNE)
+        await pool.execute(_PRUNE_KEY_CHANGES)
         await pool.execute(_PRUNE_ATTEMPTS)

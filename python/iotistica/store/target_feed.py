@@ -28,6 +28,8 @@ from iotistica.targets.state import (
     tail,
 )
 
+END_OF_TIME = str(2**64 - 1)
+"""The mark that nothing lies behind."""
 MOST = 10_000
 """Changes told one by one; after more, everything counts as changed."""
 
