@@ -19,6 +19,7 @@ from iotistica.api.peers import Peers
 from iotistica.api.presence import Presence, presence_of
 from iotistica.api.route import Route, routes_of
 from iotistica.api.routes import state_poll
+from iotistica.api.routes.admin import Admin
 from iotistica.api.routes.admission import Admission
 from iotistica.api.routes.agent_jobs import AgentJobRoutes
 from iotistica.api.routes.agent_reports import AgentReports
@@ -85,6 +86,7 @@ def handlers(parts: Parts) -> list[Any]:
         ApiKeys(parts.identity),
         AuditLog(Journal(parts.pool)),
         Events(Chronicle(parts.pool), TargetStore(parts.pool)),
+        Admin(parts.settings, parts.pool, parts.streams),
         Readings(SeriesStore(parts.pool)),
         Audit(Auditor(parts.streams.ledger, ledger), ledger, AgentStore(parts.pool)),
         *agent_handlers(parts.agents),
