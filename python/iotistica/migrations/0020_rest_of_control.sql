@@ -55,3 +55,17 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
            left(coalesce(health ->> 'lastPoll', health ->> 'last_poll'), 100),
            json_number(coalesce(health -> 'errorCount', health -> 'error_count'))
 $$;
+
+-- Whether a report says something new: not the time of a poll, nor how often something failed.
+CREATE FUNCTION endpoint_differs(health jsonb, before jsonb) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE
+        WHEN jsonb_typeof(health) = 'object' AND jsonb_typeof(before) = 'object' THEN
+            health -> 'status' IS DISTINCT FROM before -> 'status'
+            OR health -> 'connected' IS DISTINCT FROM before -> 'connected'
+            OR coalesce(health ->> 'lastError', health ->> 'last_error', health ->> 'error')
+               IS DISTINCT FROM
+               coalesce(before ->> 'lastError', before ->> 'last_error', before ->> 'error')
+        ELSE health IS DISTINCT FROM before
+    END
+$$;

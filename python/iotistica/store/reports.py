@@ -46,6 +46,32 @@ SET (apps, config, version, system_info, stamps, reported_at) = (
 _NOTE_HEALTH = """
 INSERT INTO endpoint_health
     (agent_uuid, name, time, status, connected, last_error, last_poll, error_count)
+SELECT report.agent, one.name, report.at, now.status, now.connected, now.last_error, now.last_poll,
+       now.error_count
+FROM (
+    SELECT agents.uuid AS agent, new.reported_at AS at, new.info -> 'endpoints_health' AS told,
+           old.system_info -> 'endpoints_health' AS known
+    FROM unnest($1::text[]::uuid[], $2::text[]::jsonb[], $3::text[]::jsonb[], $4::timestamptz[])
+         AS new (agent_uuid, info, stamps, reported_at)
+    JOIN agents ON agents.uuid = new.agent_uuid
+    LEFT JOIN agent_current_state AS old ON old.agent_uuid = agents.uuid
+    WHERE jsonb_typeof(new.info -> 'endpoints_health') = 'object'
+      AND (new.stamps ->> 'endpoints_health')::bigint
+          >= coalesce((old.stamps ->> 'endpoints_health')::bigint, 0)
+    OFFSET 0 -- so that both are unpacked once for each agent
+) AS report
+CROSS JOIN LATERAL jsonb_each(report.told) AS one (name, health)
+CROSS JOIN LATERAL (SELECT report.known -> one.name AS health OFFSET 0) AS before
+CROSS JOIN LATERAL endpoint_standing(one.health) AS now
+WHERE one.health IS DISTINCT FROM before.health
+  AND endpoint_differs(one.health, before.health)
+  AND length(one.name) <= 255
+ORDER BY report.agent
+ON CONFLICT (agent_uuid, name, time) DO NOTHING
+"""
+_HEALTH = """
+INSERT INTO endpoint_health
+    (agent_uuid, name, time, status, connected, last_error, last_poll, error_count)
 SELECT agents.uuid, told.key, new.reported_at, now.status, now.connected, now.last_error,
        now.last_poll, now.error_count
 FROM unnest($1::text[]::uuid[], $2::text[]::jsonb[], $3::text[]::jsonb[], $4::timestamptz[])
