@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.agent_double import AgentDouble
 from tests.integration.test_registration import ByTable, provisioning_key
-from tests.rest import Rest, open_rest
+from tests.rest import KEY, Rest, open_rest
 
-from iotistica.api import auth_license
+from iotistica.api import auth_license, main
 from iotistica.errors import ConfigError
 from iotistica.settings import Settings
 from iotistica.store.pool import Pool
@@ -210,6 +210,19 @@ def test_a_licence_that_is_none_stops_the_start(token: str, message: str) -> Non
         load(token)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_the_service_does_not_start_with_a_licence_of_somebody_else() -> None:
+    servers = {
+        "database_url": "postgresql://127.0.0.1/none",
+        "redis_url": "redis://127.0.0.1",
+        "mqtt_url": "mqtt://127.0.0.1",
+        "jwt_secret": KEY,
+        "api_port": 0,
+    }
+    with pytest.raises(ConfigError, match="IOTISTICA_LICENSE_KEY is not a licence"):
+        main.check(Settings.load(**servers, **settings(signed(FOREIGN))))
+    main.check(Settings.load(**servers, **settings(signed(exp=NOW - 60))))
 
 
 def test_a_licence_needs_the_key_of_its_maker() -> None:
