@@ -94,7 +94,7 @@ async def test_what_happened_and_what_is_behind_an_agent(client: Client) -> None
         ("2.0", "pending"),
         ("1.0", "pending"),
     ]
-    query = Search(deviceUuid=uuid.UUID(made.uuid), eventTypes=["agent.update_sent"], limit=1)
+    query = Search(deviceUuid=uuid.UUID(made.uuid), eventTypes=["agent.update_ordered"], limit=1)
     events = [one async for one in client.events.all(query)]
     assert [one.data["after"]["version"] for one in events] == ["2.0", "1.0"]
     then = await client.events.snapshot(made.uuid, events[0].timestamp.isoformat())

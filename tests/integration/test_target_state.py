@@ -513,7 +513,7 @@ async def test_changes_stand_in_the_journal(control: Control, agent: str) -> Non
     )
     assert [(row["event_type"], row["agent"]) for row in rows] == [
         ("target_state.updated", agent),
-        ("agent.update_sent", agent),
+        ("agent.update_ordered", agent),
     ]
     assert orjson.loads(rows[0]["after"])["version"] == 1
 

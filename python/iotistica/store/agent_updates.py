@@ -68,7 +68,7 @@ class AgentUpdates:
                 if update is None:
                     raise NotFound(f"agent {agent} does not exist")
                 entry = Entry(
-                    event_type="agent.update_sent",
+                    event_type="agent.update_ordered",
                     subject=f"agent/{agent}",
                     agent=agent,
                     after={**shown, "update": update},

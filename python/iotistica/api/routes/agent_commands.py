@@ -34,10 +34,10 @@ class AgentCommands:
 
     def __init__(self, pool: Pool, store: TargetStore, outbox: Outbox, signer: Signer) -> None:
         self._pool = pool
-        self._updates = AgentUpdates(pool)
         self._store = store
         self._outbox = outbox
         self._signer = signer
+        self._updates = AgentUpdates(pool)
 
     @route("PUT", "/api/v1/agents/:uuid/broker", needs="device:control")
     async def broker(self, request: Request, uuid: UUID, body: models.Broker) -> models.Sent:
@@ -52,12 +52,7 @@ class AgentCommands:
             "version": state.version,
             "timestamp": now_s,
         }
-        await self._put(request, uuid, _BROKER, command)
-        entry = journal.Entry(
-            event_type="agent.broker_set", subject=f"agent/{uuid}", agent=uuid, after=broker
-        )
-        with unavailable("write the journal"):
-            await journal.record(self._pool, request.origin, entry)
+        await self._send(request, uuid, _BROKER, command, event="agent.broker_set", shown=broker)
         return models.Sent(message="Broker sent to the agent", command=command)
 
     @route("POST", "/api/v1/agents/:uuid/update-agent", needs="device:control", status=202)
@@ -97,6 +92,21 @@ class AgentCommands:
         found = [models.UpdateView(**row) for row in rows]
         cursor = cursors.follow(found, query.limit, lambda update: update.id)
         return models.Updates(count=len(found), updates=found, cursor=cursor)
+
+    async def _send(
+        self,
+        request: Request,
+        uuid: UUID,
+        rest: str,
+        command: dict[str, Any],
+        *,
+        event: str,
+        shown: dict[str, Any],
+    ) -> None:
+        await self._put(request, uuid, rest, command)
+        entry = journal.Entry(event_type=event, subject=f"agent/{uuid}", agent=uuid, after=shown)
+        with unavailable("write the journal"):
+            await journal.record(self._pool, request.origin, entry)
 
     async def _put(self, request: Request, uuid: UUID, rest: str, command: dict[str, Any]) -> None:
         topic = format_topic(request.caller.tenant, str(uuid), rest)
