@@ -56,6 +56,12 @@ FROM agents LEFT JOIN readings_latest AS reading
 WHERE agents.tenant_id = $1 AND agents.uuid = $2
 ORDER BY reading.metric_name, reading.device_name
 """
+_DEVICE_TIMES = """
+SELECT reading.device_name, max(reading.time) AS time
+FROM agents JOIN readings_latest AS reading ON reading.agent_uuid = agents.uuid
+WHERE agents.tenant_id = $1 AND agents.uuid = $2
+GROUP BY reading.device_name
+"""
 
 Rows = list[asyncpg.Record]
 
@@ -89,6 +95,12 @@ class SeriesStore:
     ) -> Rows | None:
         """Newest reading of each series, whatever the size of the table."""
         return await self._fetch(_LATEST, tenant, agent, metrics)
+
+    async def device_times(self, tenant: str, agent: UUID) -> dict[str, datetime]:
+        """Time of the newest reading of each device behind an agent, by its name."""
+        with unavailable("read readings"):
+            rows = await self._pool.fetch(_DEVICE_TIMES, tenant, agent)
+        return {row["device_name"]: row["time"] for row in rows}
 
     async def _fetch(self, statement: str, *arguments: Any) -> Rows | None:
         with unavailable("read readings"):
