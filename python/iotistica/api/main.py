@@ -35,7 +35,7 @@ def check(settings: Settings) -> None:
     mqtt.client_version(settings.mqtt_client)
     auth.secret(settings)
     auth_keys.ProviderTokens.of(settings)
-    choice.accounts(settings)
+    choice.check(settings)
     door.check(settings)
     door.listen(settings).close()
 
