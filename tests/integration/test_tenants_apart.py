@@ -53,6 +53,8 @@ KINDS = {
         "/api/v1/alerts": "alert",
         "/api/v1/alert-webhooks": "webhook",
         "/api/v1/jobs/templates": "template",
+        "/api/v1/auth/mqtt-users": "mqtt_user",
+        "/api/v1/auth/mqtt-acls": "mqtt_acl",
     },
     "name": {"/api/v1/roles": "role"},
     "key": {"/api/v1/tags": "tag"},
@@ -163,6 +165,10 @@ async def furnish(
         "rule": (await made(rest, tenant, "/alert-rules", rule))["id"],
         "webhook": (await made(rest, tenant, "/alert-webhooks", webhook))["id"],
     }
+    acls = [{"topic": f"i/{tenant}/{MARK}/#", "access": 7}]
+    mqtt_user = {"username": MARK, "acls": acls}
+    mqtt_user = await made(rest, tenant, "/auth/mqtt-users", mqtt_user)
+    things |= {"mqtt_user": mqtt_user["id"], "mqtt_acl": mqtt_user["acls"][0]["id"]}
     await made(rest, tenant, "/tags/definitions", {"key": MARK})
     things["incident"] = await connection.fetchval(
         """
