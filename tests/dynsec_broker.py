@@ -40,7 +40,7 @@ class DynsecBroker:
         self.service_url = self._url(SERVICE)
         config = directory / "mosquitto.conf"
         config.write_text(
-            "per_listener_settings false\nallow_anonymous false\n"
+            "per_listener_settings false\nallow_anonymous false\nset_tcp_nodelay true\n"
             f"plugin {plugin()}\nplugin_opt_config_file {self.file}\n"
             f"listener {self.port} {LOOPBACK}\nuser root\nlog_dest stderr\nlog_type all\n"
         )

@@ -18,7 +18,7 @@ _TOPIC = "$CONTROL/dynamic-security/v1"
 _RESPONSES = f"{_TOPIC}/response"
 _ANSWER_S = 30.0
 # Commands of one message. The broker serves nobody else while it works on one, and for each that
-# changes something it writes its whole file: 40 ms where that has 500 accounts.
+# changes something it writes its whole file: 20 ms where that has 1000 accounts.
 _QUESTIONS = 100
 _CHANGES = 10
 
