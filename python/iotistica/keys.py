@@ -171,6 +171,10 @@ AGENTS_CHANNEL = "iotistica:agents"
 """Told the UUID of an agent whose keys or rights have changed."""
 
 
+BROKER_USERS_CHANNEL = "iotistica:broker-users"
+"""Told the name of a user of the broker whose password or rights have changed; `*` is all."""
+
+
 def agent_filter(tenant: str, agent: str) -> str:
     """Topic filter of everything that is an agent's own."""
     return f"i/{encode_tenant(tenant)}/a/{encode_agent(agent)}/#"

@@ -54,6 +54,8 @@ KINDS = {
         "/api/v1/alert-webhooks": "webhook",
         "/api/v1/jobs/templates": "template",
         "/api/v1/jobs/handlers": "job_handler",
+        "/api/v1/auth/mqtt-users": "mqtt_user",
+        "/api/v1/auth/mqtt-acls": "mqtt_acl",
     },
     "name": {"/api/v1/roles": "role", "/api/v1/agents": "endpoint"},
     "key": {"/api/v1/tags": "tag"},
@@ -173,6 +175,10 @@ async def furnish(
         "rule": (await made(rest, tenant, "/alert-rules", rule))["id"],
         "webhook": (await made(rest, tenant, "/alert-webhooks", webhook))["id"],
     }
+    acls = [{"topic": f"i/{tenant}/{MARK}/#", "access": 7}]
+    mqtt_user = {"username": MARK, "acls": acls}
+    mqtt_user = await made(rest, tenant, "/auth/mqtt-users", mqtt_user)
+    things |= {"mqtt_user": mqtt_user["id"], "mqtt_acl": mqtt_user["acls"][0]["id"]}
     await made(rest, tenant, "/tags/definitions", {"key": MARK})
     things["request"] = await connection.fetchval(
         "SELECT request_id FROM audit_logs WHERE tenant_id = $1 ORDER BY id LIMIT 1", tenant

@@ -54,6 +54,12 @@ PUBLIC = {
     "POST /api/v1/agent/register",
     "POST /api/v1/device/:uuid/challenge",
     "POST /api/v1/device/:uuid/key-exchange",
+    # By the token of the broker that asks.
+    *(
+        f"POST /{place}/{question}"
+        for place in ("mosquitto-auth", "mqtt-auth")
+        for question in ("user", "superuser", "acl")
+    ),
 }
 """A route that anybody may use stands here, so that none becomes public by mistake."""
 

@@ -9,6 +9,7 @@ from typing import Any
 from iotistica import keys
 from iotistica.allowance import UNLIMITED
 from iotistica.api import auth_license
+from iotistica.api.accounts.broker_passwords import BrokerPasswords
 from iotistica.api.accounts.choice import accounts
 from iotistica.api.accounts.reconciler import Reconciler
 from iotistica.api.agent_changes import AgentChanges
@@ -46,6 +47,7 @@ class AgentParts:
     streams: Streams
     digests: AgentDigests
     device_keys: DeviceKeys
+    broker_passwords: BrokerPasswords
     reconciler: Reconciler
     license: License | None
 
@@ -53,13 +55,16 @@ class AgentParts:
     def of(cls, settings: Settings, pool: Pool, streams: Streams) -> AgentParts:
         """Opens nothing. Raises `ConfigError`."""
         digests = AgentDigests(settings)
+        passwords = BrokerPasswords(digests)
+        broker = accounts(settings, streams.channels)
         return cls(
             settings=settings,
             pool=pool,
             streams=streams,
             digests=digests,
             device_keys=DeviceKeys(AgentKeyStore(pool), digests, settings),
-            reconciler=Reconciler(BrokerUserStore(pool), accounts(settings), digests),
+            broker_passwords=passwords,
+            reconciler=Reconciler(BrokerUserStore(pool), broker, passwords),
             license=auth_license.read(settings),
         )
 

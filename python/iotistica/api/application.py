@@ -13,6 +13,7 @@ from iotistica.api import control_path
 from iotistica.api.agent_parts import AgentParts, agent_handlers
 from iotistica.api.alerting import alert_handlers
 from iotistica.api.auth import Tokens
+from iotistica.api.broker_parts import broker_handlers
 from iotistica.api.express import Express, Running
 from iotistica.api.identity import Identity
 from iotistica.api.peers import Peers
@@ -90,6 +91,7 @@ def handlers(parts: Parts) -> list[Any]:
         Readings(SeriesStore(parts.pool)),
         Audit(Auditor(parts.streams.ledger, ledger), ledger, AgentStore(parts.pool)),
         *agent_handlers(parts.agents),
+        *broker_handlers(parts.agents, parts.identity.limiter),
         DeadLetters(
             settings=parts.settings,
             pool=parts.pool,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from iotistica.api.accounts.broker_passwords import BrokerPasswords
 from iotistica.api.accounts.choice import accounts
 from iotistica.api.accounts.reconciler import Reconciler
 from iotistica.api.agent_digests import AgentDigests
@@ -85,7 +86,11 @@ def chores(means: Means) -> list[Chore]:
     every_s = settings.presence_check_s
     watch = Watch(presence, means.streams.channels, every_s=every_s, hears=means.hears)
     events = EventStore(pool)
-    broker = Reconciler(BrokerUserStore(pool), accounts(settings), AgentDigests(settings))
+    broker = Reconciler(
+        BrokerUserStore(pool),
+        accounts(settings, means.streams.channels),
+        BrokerPasswords(AgentDigests(settings)),
+    )
     departures = Departures(pool)
     foreman = Foreman(pool, means.streams.outbox, means.streams.channels)
 

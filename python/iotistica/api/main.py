@@ -36,7 +36,7 @@ def check(settings: Settings) -> None:
     auth.secret(settings)
     auth_keys.ProviderTokens.of(settings)
     auth_license.read(settings)
-    choice.accounts(settings)
+    choice.check(settings)
     door.check(settings)
     door.listen(settings).close()
 

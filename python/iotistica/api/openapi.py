@@ -31,6 +31,7 @@ _ERRORS = {
     414: "The address is too long",
     415: "The body is encoded in a way that is not known",
     431: "The head of the request is over its limits",
+    500: "Nobody can decide now",
     504: "No answer came in time",
     429: "A rate limit is reached; `Retry-After` says when to try again",
     503: "A server behind the API cannot be reached now",
