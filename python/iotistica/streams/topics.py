@@ -130,9 +130,7 @@ class Topics:
         """One topic and the schema of its payload, if one was looked at."""
         with unavailable("read a topic"):
             score = await execute(self._redis, "ZSCORE", keys.topics_seen(tenant), topic)
-            schema = await execute(
-                self._redis, "HGET", keys.topic_figures(tenant), f"s:{topic}"
-            )
+            schema = await execute(self._redis, "HGET", keys.topic_figures(tenant), f"s:{topic}")
         if score is None:
             return None
         known = await self._figures(tenant, [(topic.encode(), score)])
