@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -107,7 +108,11 @@ def test_whole_and_broken_numbers_are_numbers() -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=60,
 )
@@ -173,10 +178,10 @@ def test_payloads_are_read_as_they_are_written(payload: bytes) -> None:
 
 @given(st.text(max_size=60), st.sampled_from(["auto", "base64", "hex"]))
 def test_text_that_is_no_payload_is_refused(text: str, encoding: str) -> None:
-    try:
-        written(text, encoding)
-    except BadRequest as error:
-        assert "field payload is" in str(error)
+    plain = re.sub(r"\s", "", text)
+    if not re.fullmatch(r"(0x)?[0-9A-Za-z+/_=-]*", plain):
+        with pytest.raises(BadRequest, match="field payload is"):
+            written(text, encoding)
 
 
 @dataclass

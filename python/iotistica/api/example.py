@@ -11,7 +11,7 @@ _FORMATS = {
     "date": "2026-01-31",
     "byte": "aW90",
 }
-_DEPTH = 8
+_DEPTH = 12
 
 
 def example(schema: Mapping[str, Any], components: Mapping[str, Any], depth: int = _DEPTH) -> Any:

@@ -298,6 +298,18 @@ class Through(TypedDict):
     outbound: float | None
 
 
+class PublishedNow(TypedDict):
+    """Over the last minute."""
+
+    current: Published
+
+
+class ThroughNow(TypedDict):
+    """Over the last minute."""
+
+    current: Through
+
+
 class Totals(TypedDict):
     """Messages since the broker started."""
 
@@ -308,8 +320,8 @@ class Totals(TypedDict):
 class MonitorMetrics(Struct, kw_only=True, rename="camel"):
     """Figures of the broker by the names of the reference's monitor."""
 
-    message_rate: dict[Literal["current"], Published]
-    throughput: dict[Literal["current"], Through]
+    message_rate: PublishedNow
+    throughput: ThroughNow
     clients: int | None
     subscriptions: int | None
     retained_messages: int | None
