@@ -107,6 +107,7 @@ async def test_names_of_brokers_are_taken_once(rest: Rest) -> None:
         {"host": ""},
         {"protocol": "http"},
         {"ca_cert": "no certificate"},
+        {"ca_cert": "ê"},
         {"extra_config": {"a": "x" * 5000}},
         {"extra_config": {"a": 2**70}},
     ],

@@ -30,6 +30,9 @@ SELECT {_COLUMNS} FROM mqtt_broker_config WHERE tenant_id = $1 ORDER BY is_defau
 """  # noqa: S608 (constants only)
 _GET = f"SELECT {_COLUMNS} FROM mqtt_broker_config WHERE tenant_id = $1 AND id = $2"  # noqa: S608
 _LOCK = f"{_GET} FOR UPDATE"
+_DEFAULT = f"""
+SELECT {_COLUMNS} FROM mqtt_broker_config WHERE tenant_id = $1 AND is_default AND is_active
+"""  # noqa: S608 (constants only)
 _SUMMARY = """
 SELECT b.id, b.name, b.protocol, b.host, b.port, b.broker_type, b.is_active, b.is_default,
        b.last_connected_at, count(a.uuid) AS agents,
@@ -88,6 +91,12 @@ class BrokerStore:
         """One broker. Raises `NotFound`."""
         with unavailable("read a broker"):
             return _there(await self._pool.fetchrow(_GET, tenant, broker), broker)
+
+    async def default(self, tenant: str) -> dict[str, Any] | None:
+        """The one that new agents are told, if there is one and it is active."""
+        with unavailable("read the default broker"):
+            row = await self._pool.fetchrow(_DEFAULT, tenant)
+        return None if row is None else _row(row)
 
     async def add(self, origin: Origin, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Make a broker; a default takes the place of the one before. Raises `Conflict`."""

@@ -203,7 +203,7 @@ def _checked(fields: dict[str, Any]) -> dict[str, Any]:
     if certificates := fields.get("ca_cert"):
         try:
             ssl.create_default_context(cadata=certificates)
-        except (ssl.SSLError, ValueError):
+        except (ssl.SSLError, ValueError, TypeError):
             raise BadRequest("field ca_cert: PEM of certificates is expected") from None
     try:
         size = len(orjson.dumps(fields.get("extra_config", {})))
