@@ -177,6 +177,18 @@ BROKER_USERS_CHANNEL = "iotistica:broker-users"
 SYSTEM_FILTER = "$SYS/#"
 """What a broker says about itself."""
 
+_FIGURES = (
+    *("version", "uptime", "clients/#", "load/#", "messages/#", "store/#", "subscriptions/#"),
+    *("shared_subscriptions/#", "retained messages/#", "heap/#", "publish/#", "bytes/#"),
+)
+_NODE_FIGURES = ("version", "uptime", "stats/#", "metrics/#")
+SYSTEM_FILTERS = (
+    *(f"$SYS/broker/{rest}" for rest in _FIGURES),
+    *(f"$SYS/brokers/+/{rest}" for rest in _NODE_FIGURES),
+)
+"""What Mosquitto, and EMQX, say about themselves. Figures alone: `$SYS/#` has logs and client ids
+too, which are those of all tenants."""
+
 BROKER_FIGURES = "iotistica:broker:stats"
 """JSON of the broker's figures as of now (docs/broker-monitor.md)."""
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iotistica import keys
 from iotistica.errors import BadRequest
 from iotistica.monitor.figures import Rates, figures, value
 from iotistica.monitor.payload import kind, written
@@ -240,6 +241,22 @@ def test_every_message_is_somewhere_in_the_tree(names: list[str], depth: int) ->
 )
 def test_filters_match_as_a_broker_does(rule: str, topic: str, fits: bool) -> None:
     assert matches(rule, topic) is fits
+
+
+@pytest.mark.parametrize(
+    ("topic", "collected"),
+    [
+        ("$SYS/broker/clients/connected", True),
+        ("$SYS/broker/retained messages/count", True),
+        ("$SYS/broker/load/bytes/sent/1min", True),
+        ("$SYS/brokers/node1/stats/connections.count", True),
+        ("$SYS/broker/log/M/subscribe", False),
+        ("$SYS/broker/connection/bridge/state", False),
+        ("$SYS/brokers/node1/clients/agent-7/connected", False),
+    ],
+)
+def test_logs_and_clients_of_all_tenants_are_not_collected(topic: str, collected: bool) -> None:
+    assert any(matches(one, topic) for one in keys.SYSTEM_FILTERS) is collected
 
 
 def test_the_connect_packet_of_a_test_is_that_of_mqtt_5() -> None:

@@ -11,6 +11,8 @@ import secrets
 import socket
 import ssl
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,6 +34,8 @@ class BrokerTrials:
         self._private = settings.broker_private_addresses
         self._own = {_place(settings.mqtt_url), _place(settings.mqtt_public_url)}
         self._running = 0
+        # Of its own: a name server that does not answer holds a thread longer than we wait.
+        self._resolver = ThreadPoolExecutor(_AT_ONCE, "resolve")
 
     async def run(self, broker: Mapping[str, Any], attempt: Attempt) -> Trial:
         """What came of it. Raises `BadRequest`, `TooMany`."""
@@ -74,8 +78,8 @@ class BrokerTrials:
 
     async def _address(self, host: str, port: int) -> str:
         """The first address of a host that is allowed. Raises `OSError`, `BadRequest`."""
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(self._resolver, look_up)
         addresses = [str(one[4][0]) for one in found]
         if self._private or (host, port) in self._own:
             return addresses[0]

@@ -23,7 +23,7 @@ from iotistica.streams import BrokerFigures
 _LEASE_PERIODS = 3
 _SILENCE_S = 60.0
 _MINUTE_MS = 60_000
-_SILENT = "the broker publishes nothing below $SYS/#, or does not show it to this user"
+_SILENT = "the broker publishes no figures below $SYS, or does not show them to this user"
 
 _log = log.get(__name__)
 
@@ -49,7 +49,7 @@ class BrokerWatch:
             return
         try:
             async with mqtt.connect(self._options, client=self._client) as session:
-                await session.subscribe(keys.SYSTEM_FILTER, qos=0)
+                await session.subscribe(*keys.SYSTEM_FILTERS, qos=0)
                 await self._serve(session)
         except (mqtt.Disconnected, mqtt.Refused) as error:
             _log.warning("no figures of the broker", error=str(error))
