@@ -201,6 +201,8 @@ async def test_figures_of_the_broker_are_collected(place: Place) -> None:
     await asyncio.wait_for(other.work(), 5)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+    # Gone without a word: the other takes over once the lease has expired.
+    await until(lambda: _collects(other, streams, now["timestamp"]))
     history = await streams.broker.history(since_ms=0)
     await streams.close()
     assert now["connected"] is True
@@ -215,6 +217,15 @@ async def test_figures_of_the_broker_are_collected(place: Place) -> None:
     assert [set(one) for one in history[:1]] == [
         {"timestamp", "clients", "subscriptions", "retained", "messages", "bytes", "rates"}
     ]
+
+
+async def _collects(watch: BrokerWatch, streams: Streams, since: str) -> bool:
+    running = asyncio.create_task(watch.work())
+    await asyncio.wait([running], timeout=0.3)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    now = await streams.broker.current()
+    return now is not None and now["timestamp"] > since and now["clients"]["connected"] >= 1
 
 
 async def test_a_broker_that_is_away_leaves_a_reason(place: Place, unused_tcp_port: int) -> None:

@@ -201,7 +201,9 @@ def test_a_tree_counts_what_is_below_each_level() -> None:
         Counted("i/t/a/y/state", 4, 40, 9),
     ]
     root = grow(topics, under="i/t/a", depth=1)
-    assert (root["topics"], root["messages"], root["bytes"], root["lastSeen"]) == (4, 10, 100, 9)
+    assert (root["topics"], root["messages"], root["bytes"]) == (4, 10, 100)
+    assert root["lastSeen"] == "1970-01-01T00:00:00.009Z"
+    assert grow([], under="", depth=1)["lastSeen"] is None
     x, y = root["children"]
     assert (x["name"], x["topic"], x["topics"], x["messages"]) == ("x", "i/t/a/x", 3, 6)
     assert x["ownMessages"] == 1

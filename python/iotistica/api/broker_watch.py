@@ -10,12 +10,11 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from iotistica import keys, log, metrics, mqtt, tasks
 from iotistica.api.link import session_options
-from iotistica.instants import iso
+from iotistica.instants import iso_ms
 from iotistica.monitor.figures import MOST_TOPICS, Rates, Value, figures, value
 from iotistica.settings import Settings
 from iotistica.streams import BrokerFigures
@@ -25,7 +24,7 @@ _SILENCE_S = 60.0
 _MINUTE_MS = 60_000
 _SILENT = "the broker publishes no figures below $SYS, or does not show them to this user"
 
-_log = log.get(__name__)
+_occasional = log.Occasional(log.get(__name__))
 
 
 class BrokerWatch:
@@ -52,7 +51,7 @@ class BrokerWatch:
                 await session.subscribe(*keys.SYSTEM_FILTERS, qos=0)
                 await self._serve(session)
         except (mqtt.Disconnected, mqtt.Refused) as error:
-            _log.warning("no figures of the broker", error=str(error))
+            _occasional.warning("no figures of the broker", error=str(error))
             await self._write(str(error), connected=False)
         finally:
             self._topics.clear()
@@ -96,7 +95,7 @@ class BrokerWatch:
         found = figures(self._topics)
         rates = self._rates.take(found, time.monotonic())
         shown = {
-            "timestamp": iso(datetime.fromtimestamp(now_ms / 1000, UTC)),
+            "timestamp": iso_ms(now_ms),
             "connected": connected,
             "error": error,
             **found,

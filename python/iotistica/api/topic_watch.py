@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from heapq import nlargest
 from typing import Any
 
@@ -18,7 +17,7 @@ import orjson
 from iotistica import keys, log
 from iotistica._native import Limits, Undecodable, decode
 from iotistica.errors import StoreUnavailable
-from iotistica.instants import iso
+from iotistica.instants import iso_ms
 from iotistica.monitor.payload import kind
 from iotistica.monitor.schema import infer
 from iotistica.mqtt import Message
@@ -134,7 +133,7 @@ class TopicWatch:
         await self._streams.topics.add(tenant, seen, now_ms=now_ms)
         busiest = nlargest(_MOST_TOLD, seen, key=lambda one: one.messages)
         news = {
-            "timestamp": iso(datetime.fromtimestamp(now_ms / 1000, UTC)),
+            "timestamp": iso_ms(now_ms),
             "source": self._name,
             "topics": [_news(one) for one in busiest],
         }

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from iotistica.instants import iso_ms
+
 
 class Counted(Protocol):
     """What is known of a topic."""
@@ -74,7 +76,7 @@ def _shown(node: _Node, name: str, topic: str) -> dict[str, Any]:
         "messages": node.messages,
         "ownMessages": node.own,
         "bytes": node.bytes,
-        "lastSeen": node.last_seen_ms,
+        "lastSeen": iso_ms(node.last_seen_ms) if node.topics else None,
         "children": [
             _shown(child, level, f"{topic}/{level}" if topic else level)
             for level, child in sorted(node.children.items())

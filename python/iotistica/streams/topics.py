@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 from redis.asyncio import Redis
 
 from iotistica import keys
-from iotistica.instants import iso
+from iotistica.instants import iso_ms
 from iotistica.streams.client import Argument, execute, unavailable
 
 MOST_TOPICS = 10_000
@@ -86,8 +85,8 @@ class KnownTopic:
             "topic": self.topic,
             "messages": self.messages,
             "bytes": self.bytes,
-            "firstSeen": _iso(self.first_seen_ms),
-            "lastSeen": _iso(self.last_seen_ms),
+            "firstSeen": iso_ms(self.first_seen_ms),
+            "lastSeen": iso_ms(self.last_seen_ms),
             "kind": self.kind,
             "qos": self.qos,
             "retained": self.retained,
@@ -163,7 +162,3 @@ def _topics(pairs: Sequence[tuple[bytes, bytes]], values: Sequence[Any]) -> Iter
                 last_seen_ms=int(float(seen)),
                 **orjson.loads(facts),
             )
-
-
-def _iso(epoch_ms: int) -> str:
-    return iso(datetime.fromtimestamp(epoch_ms / 1000, UTC))

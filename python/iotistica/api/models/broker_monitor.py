@@ -255,7 +255,7 @@ class TreeNode(TypedDict):
     messages: int
     ownMessages: int
     bytes: int
-    lastSeen: int
+    lastSeen: datetime | None
     children: list[TreeNode]
 
 
