@@ -23,9 +23,12 @@ from iotistica.monitor.schema import infer
 from iotistica.mqtt import Message
 from iotistica.streams import Seen, Streams
 
-_MOST_ACTIVE = 20_000
+_MOST_ACTIVE = 65_536
 """Topics of one period; the messages of others are not counted."""
 _MOST_TOLD = 200
+_AT_ONCE = 1000
+_REST_PER_FLUSH, _MOST_REST_S = 99, 60.0
+"""Telling takes a hundredth of the time at the most: a large fleet is told of less often."""
 _LOOK_S = 60.0
 _MOST_LOOKS = 64
 """Of one period, so that looking takes next to no time whatever is sent."""
@@ -38,7 +41,7 @@ _occasional = log.Occasional(log.get(__name__))
 class Traffic:
     """What came on one topic since it was told."""
 
-    __slots__ = ("bytes", "kind", "look_at_s", "messages", "qos", "retained", "schema")
+    __slots__ = ("bytes", "kind", "look_at_s", "looked", "messages", "qos", "retained", "schema")
 
     def __init__(self) -> None:
         self.messages = 0
@@ -47,6 +50,7 @@ class Traffic:
         self.qos = 0
         self.retained = False
         self.look_at_s = 0.0
+        self.looked = False
         self.schema: dict[str, Any] | None = None
 
 
@@ -84,12 +88,12 @@ class TopicWatch:
         payload = message.payload
         traffic.messages = 1
         traffic.bytes = len(payload)
-        traffic.qos = message.qos
-        traffic.retained = message.retain
+        traffic.qos, traffic.retained = message.qos, message.retain
         self._active.append((tenant, message.topic, traffic))
         if self._now_s >= traffic.look_at_s and len(self._looks) < _MOST_LOOKS:
             traffic.look_at_s = self._now_s + _LOOK_S
             traffic.kind = kind(payload)
+            traffic.looked = True
             if len(payload) <= _MOST_LOOK_BYTES:
                 self._looks.append((traffic, payload))
         elif not traffic.kind:
@@ -97,12 +101,15 @@ class TopicWatch:
 
     async def repeat(self) -> None:
         """Tell what came, every few seconds, until cancelled."""
+        spent_s = 0.0
         while True:
-            await asyncio.sleep(self._period_s)
+            await asyncio.sleep(max(self._period_s, min(spent_s * _REST_PER_FLUSH, _MOST_REST_S)))
+            started_s = time.monotonic()
             try:
                 await self.flush()
             except StoreUnavailable as error:
                 _occasional.warning("topics are counted later", error=str(error))
+            spent_s = time.monotonic() - started_s
 
     async def flush(self) -> None:
         """Tell what came. Raises `StoreUnavailable`; then it is counted next time."""
@@ -110,8 +117,10 @@ class TopicWatch:
         await self._look()
         active, self._active = self._active, []
         tenants: dict[str, list[tuple[Seen, Traffic]]] = {}
-        for tenant, topic, traffic in active:
+        for number, (tenant, topic, traffic) in enumerate(active, 1):
             tenants.setdefault(tenant, []).append((_taken(topic, traffic), traffic))
+            if not number % _AT_ONCE:
+                await asyncio.sleep(0)
         while tenants:
             tenant, counted = tenants.popitem()
             try:
@@ -146,21 +155,23 @@ class TopicWatch:
                 self._active.append((tenant, seen.topic, traffic))
             traffic.messages += seen.messages
             traffic.bytes += seen.bytes
+            traffic.looked = traffic.looked or seen.looked
             traffic.schema = traffic.schema or seen.schema
 
 
 def _taken(topic: str, traffic: Traffic) -> Seen:
     seen = Seen(
-        topic=topic,
-        messages=traffic.messages,
-        bytes=traffic.bytes,
-        kind=traffic.kind,
-        qos=traffic.qos,
-        retained=traffic.retained,
-        schema=traffic.schema,
+        topic,
+        traffic.messages,
+        traffic.bytes,
+        traffic.kind,
+        traffic.qos,
+        traffic.retained,
+        traffic.looked,
+        traffic.schema,
     )
     traffic.messages = traffic.bytes = 0
-    traffic.schema = None
+    traffic.looked, traffic.schema = False, None
     return seen
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import orjson
 from redis.asyncio import Redis
 
 from iotistica import keys
 from iotistica.instants import iso_ms
-from iotistica.streams.client import Argument, execute, unavailable
+from iotistica.streams.client import Argument, execute, transact, unavailable
 
 MOST_TOPICS = 10_000
 KEPT_S = 7 * 86_400
@@ -26,14 +27,14 @@ _AT_ONCE = 500
 
 _ADD = """
 local now, most, kept_s = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-for i = 4, #ARGV, 5 do
-    local topic, messages, bytes, facts, schema =
-        ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
-    redis.call('ZADD', KEYS[1], 'GT', now, topic)
+for i = 4, #ARGV, 6 do
+    local topic, messages, bytes, looked, facts, schema =
+        ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
+    local added = redis.call('ZADD', KEYS[1], 'GT', now, topic)
     redis.call('HINCRBY', KEYS[2], 'n:' .. topic, messages)
     redis.call('HINCRBY', KEYS[2], 'b:' .. topic, bytes)
-    redis.call('HSETNX', KEYS[2], 'f:' .. topic, now)
-    redis.call('HSET', KEYS[2], 'k:' .. topic, facts)
+    if added == 1 then redis.call('HSET', KEYS[2], 'f:' .. topic, now) end
+    if added == 1 or looked == '1' then redis.call('HSET', KEYS[2], 'k:' .. topic, facts) end
     if schema ~= '' then redis.call('HSET', KEYS[2], 's:' .. topic, schema) end
 end
 local function forget(topics)
@@ -51,8 +52,7 @@ redis.call('EXPIRE', KEYS[2], kept_s)
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class Seen(NamedTuple):
     """What came on one topic since the last time that this was told."""
 
     topic: str
@@ -62,8 +62,10 @@ class Seen:
     """Of its payload: `json`, `msgpack`, `deflate+json`, …"""
     qos: int
     retained: bool
+    looked: bool = True
+    """Whether a payload was looked at, so that `kind` may be another than before."""
     schema: dict[str, Any] | None = None
-    """Of a payload that was looked at, if one was."""
+    """Of that payload, if it could be decoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,16 +104,17 @@ class Topics:
 
     async def add(self, tenant: str, seen: Sequence[Seen], *, now_ms: int) -> None:
         """Count what came; where there are too many topics, forget those that are silent."""
-        for first in range(0, len(seen), _AT_ONCE):
-            arguments: list[Argument] = []
-            for one in seen[first : first + _AT_ONCE]:
-                arguments += _arguments(one)
+        command = ("EVAL", _ADD, 2, keys.topics_seen(tenant), keys.topic_figures(tenant))
+        # More than may be kept would only push each other out.
+        for first in range(0, min(len(seen), self._most), _AT_ONCE):
+            arguments: list[Argument] = [now_ms, self._most, KEPT_S]
+            for one in seen[first : min(first + _AT_ONCE, self._most)]:
+                facts = _facts(one.kind, one.qos, one.retained)
+                schema = orjson.dumps(one.schema) if one.schema is not None else b""
+                looked = b"1" if one.looked else b""
+                arguments += (one.topic, one.messages, one.bytes, looked, facts, schema)
             with unavailable("count topics"):
-                await execute(
-                    self._redis,
-                    *("EVAL", _ADD, 2, keys.topics_seen(tenant), keys.topic_figures(tenant)),
-                    *(now_ms, self._most, KEPT_S, *arguments),
-                )
+                await transact(self._redis, (*command, *arguments))
 
     async def listed(self, tenant: str) -> list[KnownTopic]:
         """Every topic that is known, those with the newest messages first."""
@@ -142,10 +145,9 @@ class Topics:
         return list(_topics(pairs, values))
 
 
-def _arguments(one: Seen) -> tuple[Argument, ...]:
-    facts = orjson.dumps({"kind": one.kind, "qos": one.qos, "retained": one.retained})
-    schema = orjson.dumps(one.schema) if one.schema is not None else b""
-    return (one.topic, one.messages, one.bytes, facts, schema)
+@lru_cache(maxsize=256)
+def _facts(kind: str, qos: int, retained: bool) -> bytes:
+    return orjson.dumps({"kind": kind, "qos": qos, "retained": retained})
 
 
 def _topics(pairs: Sequence[tuple[bytes, bytes]], values: Sequence[Any]) -> Iterator[KnownTopic]:
