@@ -23,7 +23,8 @@ MOST_TOPICS = 10_000
 KEPT_S = 7 * 86_400
 """A topic that is silent for so long is forgotten."""
 
-_AT_ONCE = 500
+_AT_ONCE = 200
+"""So that no command keeps Redis for longer than a few milliseconds."""
 
 _ADD = """
 local now, most, kept_s = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
