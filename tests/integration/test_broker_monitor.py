@@ -17,7 +17,7 @@ import redis.asyncio
 from tests.control import Place
 from tests.rest import Rest
 
-from iotistica import keys, mqtt
+from iotistica import keys, metrics, mqtt
 from iotistica._native import format_topic
 from iotistica.api.bridge import Bridge
 from iotistica.api.broker_watch import BrokerWatch
@@ -197,10 +197,16 @@ async def test_figures_of_the_broker_are_collected(place: Place) -> None:
         return now if now and now["clients"]["connected"] else None
 
     now = await until(collected)
+
+    async def exported() -> bool:
+        return b'iotistica_broker_figure{figure="clients.connected"}' in metrics.render()
+
+    await until(exported)
     # The lease is another's, so this ends at once.
     await asyncio.wait_for(other.work(), 5)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+    assert b"iotistica_broker_figure{" not in metrics.render()
     # Gone without a word: the other takes over once the lease has expired.
     await until(lambda: _collects(other, streams, now["timestamp"]))
     history = await streams.broker.history(since_ms=0)
