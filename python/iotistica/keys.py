@@ -174,9 +174,6 @@ AGENTS_CHANNEL = "iotistica:agents"
 BROKER_USERS_CHANNEL = "iotistica:broker-users"
 """Told the name of a user of the broker whose password or rights have changed; `*` is all."""
 
-SYSTEM_FILTER = "$SYS/#"
-"""What a broker says about itself."""
-
 _FIGURES = (
     *("version", "uptime", "clients/#", "load/#", "messages/#", "store/#", "subscriptions/#"),
     *("shared_subscriptions/#", "retained messages/#", "heap/#", "publish/#", "bytes/#"),

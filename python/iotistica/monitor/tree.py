@@ -1,4 +1,4 @@
-"""Topics as a tree, and which of them a filter matches. Pure."""
+"""Topics as a tree. Pure."""
 
 from __future__ import annotations
 
@@ -82,16 +82,3 @@ def _shown(node: _Node, name: str, topic: str) -> dict[str, Any]:
             for level, child in sorted(node.children.items())
         ],
     }
-
-
-def matches(topic_filter: str, topic: str) -> bool:
-    """Whether a topic matches a filter (MQTT 5.0 section 4.7)."""
-    wanted, levels = topic_filter.split("/"), topic.split("/")
-    if levels[0].startswith("$") and wanted[0] in ("#", "+"):
-        return False
-    for index, level in enumerate(wanted):
-        if level == "#":
-            return True
-        if index >= len(levels) or level not in ("+", levels[index]):
-            return False
-    return len(wanted) == len(levels)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from iotistica.monitor.tree import matches
 from iotistica.store.pool import Pool, unavailable
+from iotistica.topic_filters import covers
 
 _ALL = 7
 _MOST_ACCOUNTS = 1000
@@ -55,7 +55,7 @@ class TopicRules:
         for row in rows:
             access, rules = (_ALL if row["is_superuser"] else 0), []
             for rule, bits in zip(row["topics"], row["accesses"], strict=True):
-                if matches(rule, topic):
+                if covers(rule, topic):
                     access |= bits
                     rules.append(rule)
             if access:
