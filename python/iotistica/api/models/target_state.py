@@ -226,7 +226,7 @@ class Broker(Struct, kw_only=True, rename="camel"):
 class Update(Struct, kw_only=True):
     """Which version of its software the agent is to install, and when."""
 
-    version: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^|\s]+$")]
+    version: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^|\s\x00]+$")]
     scheduled_time: datetime | None = None
     force: bool = False
 
