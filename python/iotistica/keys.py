@@ -174,6 +174,45 @@ AGENTS_CHANNEL = "iotistica:agents"
 BROKER_USERS_CHANNEL = "iotistica:broker-users"
 """Told the name of a user of the broker whose password or rights have changed; `*` is all."""
 
+_FIGURES = (
+    *("version", "uptime", "clients/#", "load/#", "messages/#", "store/#", "subscriptions/#"),
+    *("shared_subscriptions/#", "retained messages/#", "heap/#", "publish/#", "bytes/#"),
+)
+_NODE_FIGURES = ("version", "uptime", "stats/#", "metrics/#")
+SYSTEM_FILTERS = (
+    *(f"$SYS/broker/{rest}" for rest in _FIGURES),
+    *(f"$SYS/brokers/+/{rest}" for rest in _NODE_FIGURES),
+)
+"""What Mosquitto, and EMQX, say about themselves. Figures alone: `$SYS/#` has logs and client ids
+too, which are those of all tenants."""
+
+BROKER_FIGURES = "iotistica:broker:stats"
+"""JSON of the broker's figures as of now (docs/broker-monitor.md)."""
+
+BROKER_HISTORY = "iotistica:broker:history"
+"""A stream with one entry a minute, whose id is the minute and whose field `point` is JSON."""
+
+BROKER_MONITOR = "iotistica:broker:monitor"
+"""Name of the process that collects the broker's figures; expires unless it is renewed."""
+
+BROKER_CHANNEL = "iotistica:mqtt-stats"
+"""The JSON of `BROKER_FIGURES` whenever it is written."""
+
+
+def topics_seen(tenant: str) -> str:
+    """Topics of a tenant by the time of their last message, epoch milliseconds: a sorted set."""
+    return f"tenant:{{{tenant}}}:mqtt:topics"
+
+
+def topic_figures(tenant: str) -> str:
+    """What is known of each topic: a hash of `{letter}:{topic}` (see `streams.topics`)."""
+    return f"tenant:{{{tenant}}}:mqtt:topics:figures"
+
+
+def topics_channel(tenant: str) -> str:
+    """`{timestamp, source, topics: […]}`: what came on which topics since the message before."""
+    return f"tenant:{{{tenant}}}:mqtt-topics"
+
 
 def agent_filter(tenant: str, agent: str) -> str:
     """Topic filter of everything that is an agent's own."""

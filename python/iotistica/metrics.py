@@ -88,6 +88,9 @@ REDIS_PRESSURE = _gauge("redis_memory_ratio", "Share of its memory that Redis us
 BROKER_DROPPED = _gauge(
     "broker_dropped_messages", "Messages the broker says it dropped ($SYS); must stay 0"
 )
+BROKER_FIGURES = _gauge(
+    "broker_figure", "What the broker says about itself ($SYS), by name; of one process", "figure"
+)
 
 # Control: everything that agents send beside telemetry
 CONTROL_MESSAGES = _counter(

@@ -8,6 +8,7 @@ what does not exist does, must show nothing of it, and must not be changed.
 from __future__ import annotations
 
 import secrets
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from iotistica.api.route import Route
 from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
 from iotistica.store.pool import Pool
-from iotistica.streams import DeadLetter, Streams
+from iotistica.streams import DeadLetter, Seen, Streams
 
 MARK = "foreign-thing"
 """Stands in whatever the other tenant has."""
@@ -56,6 +57,7 @@ KINDS = {
         "/api/v1/jobs/handlers": "job_handler",
         "/api/v1/auth/mqtt-users": "mqtt_user",
         "/api/v1/auth/mqtt-acls": "mqtt_acl",
+        "/api/v1/brokers": "broker",
     },
     "name": {"/api/v1/roles": "role", "/api/v1/agents": "endpoint"},
     "key": {"/api/v1/tags": "tag"},
@@ -136,6 +138,7 @@ async def furnish(
     condition = {"kind": "threshold", "operator": ">", "value": 1.0}
     rule = {"name": MARK, "metric": MARK, "condition": condition}
     webhook = {"name": MARK, "url": f"https://8.8.8.8/{MARK}"}
+    broker = {"name": MARK, "host": MARK, "port": 1883}
     key = {"name": MARK, "permissions": ["data:read"]}
     provisioning = {"fleetUuid": fleet, "description": MARK}
     letter = DeadLetter(
@@ -149,6 +152,8 @@ async def furnish(
         agent=agent,
     )
     await streams.dead_letter(tenant, [letter])
+    topic = Seen(topic=MARK, messages=1, bytes=1, kind="json", qos=1, retained=False)
+    await streams.topics.add(tenant, [topic], now_ms=time.time_ns() // 1_000_000)
     letters = await rest.ask("GET", "/api/v1/dead-letters", tenant=tenant)
     things = {
         "agent": agent,
@@ -174,6 +179,7 @@ async def furnish(
         )["id"],
         "rule": (await made(rest, tenant, "/alert-rules", rule))["id"],
         "webhook": (await made(rest, tenant, "/alert-webhooks", webhook))["id"],
+        "broker": (await made(rest, tenant, "/brokers", broker))["data"]["id"],
     }
     acls = [{"topic": f"i/{tenant}/{MARK}/#", "access": 7}]
     mqtt_user = {"username": MARK, "acls": acls}

@@ -12,6 +12,7 @@ from iotistica.api import auth_license
 from iotistica.api.accounts.broker_passwords import BrokerPasswords
 from iotistica.api.accounts.choice import accounts
 from iotistica.api.accounts.reconciler import Reconciler
+from iotistica.api.agent_brokers import AgentBrokers
 from iotistica.api.agent_changes import AgentChanges
 from iotistica.api.agent_digests import AgentDigests
 from iotistica.api.auth_license import License
@@ -89,6 +90,7 @@ def agent_handlers(parts: AgentParts) -> list[Any]:
             digests=parts.digests,
             keys=parts.device_keys,
             reconciler=parts.reconciler,
+            brokers=AgentBrokers(pool),
             settings=settings,
         ),
         AgentKeys(

@@ -16,6 +16,7 @@ from iotistica.api.auth import Tokens
 from iotistica.api.broker_parts import broker_handlers
 from iotistica.api.express import Express, Running
 from iotistica.api.identity import Identity
+from iotistica.api.monitoring import monitoring_handlers
 from iotistica.api.peers import Peers
 from iotistica.api.presence import Presence, presence_of
 from iotistica.api.route import Route, routes_of
@@ -106,6 +107,7 @@ def handlers(parts: Parts) -> list[Any]:
             seen=parts.presence.seen,
         ),
         *alert_handlers(parts.settings, parts.pool),
+        *monitoring_handlers(parts.settings, parts.pool, parts.streams),
         DeviceReports(parts.settings, parts.pool, parts.streams),
         AgentReports(parts.pool),
         Jobs(JobStore(parts.pool), JobTemplates(parts.pool), parts.streams.channels),

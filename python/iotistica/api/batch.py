@@ -10,6 +10,7 @@ from typing import Protocol
 
 from iotistica import dictionaries, ledger
 from iotistica._native import parse_topic
+from iotistica.api.topic_watch import Traffic
 from iotistica.keys import Feed
 from iotistica.mqtt import Message
 from iotistica.spool import Batch as Spooled
@@ -33,6 +34,7 @@ class Route:
     """The topic as it ends the header of a stream entry."""
     accepted: str
     """Field of the loss ledger that counts its messages."""
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 class Routes:

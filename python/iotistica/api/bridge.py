@@ -14,6 +14,7 @@ from iotistica.api.outlet import Outlet
 from iotistica.api.presence import Presence, presence_of
 from iotistica.api.pressure import Pressure
 from iotistica.api.tenants import Tenants
+from iotistica.api.topic_watch import TopicWatch
 from iotistica.quotas import Quotas
 from iotistica.settings import Settings
 from iotistica.spool import Spool
@@ -50,6 +51,7 @@ class Bridge:
         self.quotas = Quotas(default=settings.quota(), share=settings.bridge_processes)
         self._presence = presence
         self._routes = Routes()
+        self._topics = TopicWatch(streams, name=name, period_s=settings.monitor_period_s)
 
     @property
     def broker_error(self) -> str | None:
@@ -68,6 +70,7 @@ class Bridge:
             self._pressure.watch(),
             self._outlet.replay(),
             self._tenants.warm_up(),
+            self._topics.repeat(),
             *([self._presence.repeat()] if self._presence is not None else []),
         )
 
@@ -97,6 +100,7 @@ class Bridge:
             quotas=self.quotas,
             tenants=self._tenants,
             routes=self._routes,
+            topics=self._topics,
             heard=self._presence.seen if self._presence is not None else None,
         )
         await serve(

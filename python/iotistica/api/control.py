@@ -25,6 +25,7 @@ from iotistica.api.outlet import Outlet
 from iotistica.api.presence import presence_of
 from iotistica.api.pressure import Pressure
 from iotistica.api.tenants import Tenants
+from iotistica.api.topic_watch import TopicWatch
 from iotistica.limits import limits_of
 from iotistica.settings import Settings
 from iotistica.spool import Spool
@@ -63,6 +64,7 @@ class Control:
         self._presence = presence_of(settings, pool, streams)
         members = Members(partial(tenants_of, pool))
         means = Means(
+            name=name,
             settings=settings,
             pool=pool,
             streams=streams,
@@ -73,6 +75,7 @@ class Control:
         )
         self._families = made(means)
         self._chores = chores(means)
+        self._topics = TopicWatch(streams, name=name, period_s=settings.monitor_period_s)
         self._desk = Desk(
             members=members,
             tenants=self._tenants,
@@ -82,6 +85,7 @@ class Control:
             max_message_bytes=settings.max_message_bytes,
             executor=executor,
             seen=self._presence.seen,
+            topics=self._topics,
         )
         self._routes = Routes()
         own_name = self._link.options.client_id
@@ -117,6 +121,7 @@ class Control:
             self._outlet.replay(),
             self._presence.repeat(),
             self._log_writer.repeat(),
+            self._topics.repeat(),
             *(chore.repeat() for chore in self._chores),
         )
 

@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 Id: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """A position among ids of the database."""
+Text: TypeAlias = Annotated[str, Meta(max_length=2000, pattern=r"^[^\x00]*$")]
+"""A position among texts."""
 Name: TypeAlias = Annotated[str, Meta(max_length=255, pattern=r"^[^\x00]*$")]
 """A position among names."""
 

@@ -11,6 +11,7 @@ from iotistica.api.accounts.choice import accounts
 from iotistica.api.accounts.reconciler import Reconciler
 from iotistica.api.agent_digests import AgentDigests
 from iotistica.api.alerting import alert_chores
+from iotistica.api.broker_watch import BrokerWatch
 from iotistica.api.chore import Chore
 from iotistica.api.families import Family
 from iotistica.api.families.anomalies import Anomalies
@@ -43,6 +44,8 @@ _PRUNE_S = 3600.0
 class Means:
     """What families and chores are made of."""
 
+    name: str
+    """Of the process."""
     settings: Settings
     pool: Pool
     streams: Streams
@@ -98,12 +101,14 @@ def chores(means: Means) -> list[Chore]:
         for agents in (await departures.newest()).values():
             means.members.forget(agents)
 
+    broker_watch = BrokerWatch(settings, means.name, means.streams.broker)
     days = settings.log_retention_days
     return [
         Chore("logs", 3600.0, partial(LogStore(pool).forget, days=days)),
         Chore("presence", every_s, watch.check),
         Chore("updates", 30.0, events.expire_updates),
         Chore("events", 600.0, partial(events.forget, days=settings.event_retention_days)),
+        Chore("figures of the broker", settings.monitor_period_s, broker_watch.work),
         Chore("tell the broker of its users", settings.accounts_period_s, broker.catch_up),
         Chore("forget agents that left", _DEPARTURES_S, forget_departed),
         Chore("prune what is old", _PRUNE_S, partial(prune, pool)),

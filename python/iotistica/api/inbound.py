@@ -27,6 +27,7 @@ from iotistica.api.batch import (
 )
 from iotistica.api.outlet import Outlet
 from iotistica.api.tenants import Tenants
+from iotistica.api.topic_watch import TopicWatch
 from iotistica.errors import BadRequest
 from iotistica.keys import Feed
 from iotistica.mqtt import Message, Session
@@ -56,6 +57,7 @@ class Inbound:
         quotas: Quotas,
         tenants: Tenants,
         routes: Routes,
+        topics: TopicWatch,
         heard: Callable[..., None] | None = None,
     ) -> None:
         self._session = session
@@ -67,6 +69,7 @@ class Inbound:
         self._quotas = quotas
         self._tenants = tenants
         self._routes = routes
+        self._topics = topics
         self._heard = heard
         self._telemetry: dict[str, Telemetry] = {}
         self._letters: dict[str, Letters] = {}
@@ -130,7 +133,14 @@ class Inbound:
         fields.append(message.payload)
         batch.messages.append(message)
         batch.counts[route.accepted] = batch.counts.get(route.accepted, 0) + 1
-        batch.size += len(message.payload)
+        size = len(message.payload)
+        batch.size += size
+        traffic = route.traffic
+        if traffic.messages:
+            traffic.messages += 1
+            traffic.bytes += size
+        else:
+            self._topics.first(route.tenant, traffic, message)
         if len(batch.messages) >= self._max_messages or batch.size >= self._max_bytes:
             del self._telemetry[route.tenant]
             self._hand_over(batch)

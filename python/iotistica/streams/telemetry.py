@@ -13,6 +13,7 @@ from iotistica import dictionaries, keys
 from iotistica.keys import Feed
 from iotistica.sequences import MOST_NUMBER, Range, run_text
 from iotistica.settings import Settings
+from iotistica.streams.broker import BrokerFigures
 from iotistica.streams.channels import Channels
 from iotistica.streams.client import (
     Argument,
@@ -28,6 +29,7 @@ from iotistica.streams.letter import DeadLetter
 from iotistica.streams.letters import Letters
 from iotistica.streams.logs import MOST_ENTRIES, LogStreams
 from iotistica.streams.outbox import MOST_MESSAGES, Outbox
+from iotistica.streams.topics import MOST_TOPICS, Topics
 from iotistica.streams.watch import unread
 
 _COMMAND_TIMEOUT_S = 5.0
@@ -125,7 +127,12 @@ class Streams:
     """
 
     def __init__(
-        self, url: str, *, outbox_most: int = MOST_MESSAGES, logs_most: int = MOST_ENTRIES
+        self,
+        url: str,
+        *,
+        outbox_most: int = MOST_MESSAGES,
+        logs_most: int = MOST_ENTRIES,
+        topics_most: int = MOST_TOPICS,
     ) -> None:
         self._redis = connect(url, timeout_s=_COMMAND_TIMEOUT_S)
         # Blocking reads have connections of their own, so that no command waits behind one; the
@@ -136,6 +143,8 @@ class Streams:
         self.channels = Channels(self._redis)
         self.logs = LogStreams(self._redis, most=logs_most)
         self.outbox = Outbox(self._redis, self._reader, most=outbox_most)
+        self.topics = Topics(self._redis, most=topics_most)
+        self.broker = BrokerFigures(self._redis)
         self.on_lost: Callable[[str, Feed], None] = lambda tenant, feed: None
         """Is told of a consumer group that was gone and has been made again."""
 
@@ -146,6 +155,7 @@ class Streams:
             settings.require("redis_url"),
             outbox_most=settings.outbox_max_messages,
             logs_most=settings.log_stream_max_entries,
+            topics_most=settings.topics_max,
         )
 
     async def add(

@@ -20,6 +20,7 @@ from iotistica.api.families.family import Family, Incoming, Refusal
 from iotistica.api.members import Members
 from iotistica.api.outlet import Outlet
 from iotistica.api.tenants import Tenants
+from iotistica.api.topic_watch import TopicWatch
 from iotistica.backoff import Backoff
 from iotistica.breaker import Breaker
 from iotistica.errors import DatabaseUnavailable, StoreUnavailable, TooLarge
@@ -52,6 +53,7 @@ class Desk:
     """Decodes, so that one large message does not stop the session's keep-alive."""
     seen: Callable[..., None]
     """Is told of agents that sent something."""
+    topics: TopicWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,8 @@ class Lane:
                 _refuse(letters, keys.STRAY, Refusal(one.incoming(), "unknown_tenant", error))
         ours = [one for one in batch if members.get(one.route.agent) == one.route.tenant]
         desk.seen(*(one.route.agent for one in ours))
+        for one in ours:
+            desk.topics.count(one.route.tenant, one.route.traffic, one.message)
         return await self._decoded(ours, letters)
 
     async def _decoded(self, batch: Sequence[_Arrived], letters: _Letters) -> list[Incoming]:
