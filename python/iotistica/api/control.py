@@ -62,17 +62,8 @@ class Control:
         self._tenants = Tenants(partial(tenant_ids, pool), refresh_s=settings.tenant_refresh_s)
         self._presence = presence_of(settings, pool, streams)
         members = Members(partial(tenants_of, pool))
-        means = Means(
-            settings=settings,
-            pool=pool,
-            streams=streams,
-            outlet=self._outlet,
-            members=members,
-            presence=self._presence,
-            hears=lambda: self._link.error is None,
-        )
+        means = Means(settings=settings, pool=pool, streams=streams, send=self._outlet.send)
         self._families = made(means)
-        self._chores = chores(means)
         self._desk = Desk(
             members=members,
             tenants=self._tenants,
@@ -94,6 +85,7 @@ class Control:
             executor=executor,
             settings=settings,
         )
+        self._chores = chores(means, members, hears=lambda: self._link.error is None)
         self._intake: Intake | None = None
 
     @property

@@ -18,11 +18,10 @@ from iotistica.api.families.events import Events
 from iotistica.api.families.jobs import Jobs
 from iotistica.api.families.lifecycle import Lifecycle
 from iotistica.api.families.logs import Logs
-from iotistica.api.families.state import Metrics, Reports, State
+from iotistica.api.families.state import Metrics, Reports, Send, State
 from iotistica.api.foreman import Foreman
 from iotistica.api.members import Members
-from iotistica.api.outlet import Outlet
-from iotistica.api.presence import Presence, Watch
+from iotistica.api.presence import Watch
 from iotistica.settings import Settings
 from iotistica.store.agent_jobs import AgentJobs
 from iotistica.store.anomalies import AnomalyStore
@@ -46,16 +45,13 @@ class Means:
     settings: Settings
     pool: Pool
     streams: Streams
-    outlet: Outlet
-    presence: Presence
-    hears: Callable[[], bool]
-    """Whether agents can be heard now: there is a session."""
-    members: Members
+    send: Send
+    """For what goes the way of telemetry."""
 
 
 def families(means: Means) -> dict[str, Family]:
     """Every family by the kind of its topics, or by kind and next level (`events/anomaly`)."""
-    reports = Reports(ReportStore(means.pool), means.streams.channels, means.outlet.send)
+    reports = Reports(ReportStore(means.pool), means.streams.channels, means.send)
     events = EventStore(means.pool)
     return {
         "state": State(reports),
@@ -64,7 +60,7 @@ def families(means: Means) -> dict[str, Family]:
         "events/anomaly": Anomalies(
             AnomalyStore(means.pool),
             means.streams.channels,
-            means.outlet.send,
+            means.send,
             retention_days=means.settings.retention_days,
             max_future_s=means.settings.max_future_s,
         ),
@@ -79,12 +75,15 @@ def families(means: Means) -> dict[str, Family]:
     }
 
 
-def chores(means: Means) -> list[Chore]:
-    """Everything that is done beside messages."""
+def chores(means: Means, members: Members, *, hears: Callable[[], bool]) -> list[Chore]:
+    """Everything that is done beside messages.
+
+    `hears` tells whether agents can be heard now: there is a session.
+    """
     settings, pool = means.settings, means.pool
     presence = PresenceStore(pool, offline_after_s=settings.agent_offline_after_s)
     every_s = settings.presence_check_s
-    watch = Watch(presence, means.streams.channels, every_s=every_s, hears=means.hears)
+    watch = Watch(presence, means.streams.channels, every_s=every_s, hears=hears)
     events = EventStore(pool)
     broker = Reconciler(
         BrokerUserStore(pool),
@@ -96,7 +95,7 @@ def chores(means: Means) -> list[Chore]:
 
     async def forget_departed() -> None:
         for agents in (await departures.newest()).values():
-            means.members.forget(agents)
+            members.forget(agents)
 
     days = settings.log_retention_days
     return [
