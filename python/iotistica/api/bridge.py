@@ -68,7 +68,7 @@ class Bridge:
             self._pressure.watch(),
             self._outlet.replay(),
             self._tenants.warm_up(),
-            *([self._presence.repeat()] if self._presence is not None else []),
+            *([self._presence.chore().repeat()] if self._presence is not None else []),
         )
 
     async def _subscribe(self, session: mqtt.Session) -> None:

@@ -85,7 +85,11 @@ class Control:
             executor=executor,
             settings=settings,
         )
-        self._chores = chores(means, members, hears=lambda: self._link.error is None)
+        self._chores = [
+            *chores(means, members, hears=lambda: self._link.error is None),
+            self._presence.chore(),
+            self._log_writer.chore(),
+        ]
         self._intake: Intake | None = None
 
     @property
@@ -98,7 +102,8 @@ class Control:
         lanes = self._intake.lanes.values() if self._intake is not None else ()
         held = (lane.held for lane in lanes)
         states = (self._link.error, *held, *self._outlet.reasons(), self._postman.error)
-        found = dict.fromkeys((*states, self._tenants.error, self._log_writer.reason))
+        defects = (chore.error for chore in self._chores)
+        found = dict.fromkeys((*states, self._tenants.error, self._log_writer.reason, *defects))
         return [reason for reason in found if reason is not None]
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -107,8 +112,6 @@ class Control:
             self._link.keep(stop, partial(self._serve, stop)),
             self._pressure.watch(),
             self._outlet.replay(),
-            self._presence.repeat(),
-            self._log_writer.repeat(),
             *(chore.repeat() for chore in self._chores),
         )
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 import orjson
 
 from iotistica import keys, log, metrics
+from iotistica.api.chore import Chore
 from iotistica.api.families.log_lines import lines_of
 from iotistica.api.members import Members
 from iotistica.errors import BadRequest, StoreUnavailable, TooLarge
@@ -66,17 +67,18 @@ class LogWriter:
     def _logs(self) -> LogStreams:
         return self._streams.logs
 
-    async def repeat(self) -> None:
-        """Write what comes, until cancelled."""
-        while True:
-            try:
-                moved = await self.write_some()
-            except StoreUnavailable as error:
-                self.reason = f"logs wait: {error}"
-                _occasional.warning("logs wait", error=str(error))
-                moved = False
-            if not moved:
-                await asyncio.sleep(_EVERY_S)
+    def chore(self) -> Chore:
+        """Writes what comes."""
+        return Chore("write logs", _EVERY_S, self.write, most_pause_s=_EVERY_S)
+
+    async def write(self) -> None:
+        """Write what there is. Raises `StoreUnavailable`."""
+        try:
+            while await self.write_some():
+                pass
+        except StoreUnavailable as error:
+            self.reason = f"logs wait: {error}"
+            raise
 
     async def write_some(self) -> bool:
         """One round over the tenants that have logs; whether there were any."""
