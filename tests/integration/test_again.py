@@ -135,12 +135,18 @@ async def test_what_cannot_be_decoded_says_so(desk: Desk) -> None:
     assert (proof.result, proof.faults[0].reason) == (Result.STILL_BAD, "undecodable")
 
 
-async def test_what_the_database_refuses_stays(desk: Desk) -> None:
+async def test_what_the_database_refuses_costs_itself_alone(
+    desk: Desk, connection: asyncpg.Connection
+) -> None:
     await desk.register()
-    await desk.letters.park(desk.dead("state", {"version": 2**70, "msgId": "x"}))
-    [proof] = await desk.replay()
-    assert proof.result is Result.STILL_BAD
-    assert [letter.dead.replays for letter in await desk.left()] == [1]
+    await connection.execute("ALTER TABLE agent_events ADD CHECK (type <> 'bad')")
+    await desk.letters.park(*(desk.dead(f"events/{name}", {"n": 1}) for name in ("bad", "good")))
+    foretold = await desk.replay(dry_run=True)
+    bad, good = await desk.replay()
+    assert [proof.result for proof in foretold] == [bad.result, good.result]
+    assert (bad.faults[0].reason, good.result) == ("refused_by_database", Result.PASSED)
+    [letter] = await desk.left()
+    assert (letter.dead.reason, letter.dead.replays) == ("refused_by_database", 1)
 
 
 async def test_a_log_message_goes_into_the_log_stream(desk: Desk) -> None:
