@@ -21,9 +21,11 @@ from tests.rest import Rest
 from iotistica import keys
 from iotistica.api.families.log_lines import entry, inflate, lines_of
 from iotistica.errors import BadRequest, StoreUnavailable, TooLarge
+from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
 from iotistica.store.logs import LogStore
 from iotistica.store.pool import Pool, open_pool
+from iotistica.store.pruning import prune
 from iotistica.streams import Streams
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -332,7 +334,7 @@ async def test_a_wrong_query_names_its_parameter(rest: Rest, agent: str, query: 
 async def test_old_days_are_removed_whole(pool: Pool, agent: str, connection: Any) -> None:
     old = "SELECT agent_logs_make_days(ARRAY[(current_date - date '1970-01-01') - 40])"
     await connection.fetchval(old)
-    await LogStore(pool).forget(days=30)
+    assert (await prune(pool, Settings()))["agent_logs"] == 1
     partitions = await connection.fetch(
         "SELECT inhrelid::regclass::text AS name FROM pg_inherits "
         "WHERE inhparent = 'agent_logs'::regclass"

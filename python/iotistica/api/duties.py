@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from iotistica import metrics
 from iotistica.api.accounts.broker_passwords import BrokerPasswords
 from iotistica.api.accounts.choice import accounts
 from iotistica.api.accounts.reconciler import Reconciler
@@ -26,11 +27,11 @@ from iotistica.settings import Settings
 from iotistica.store.agent_jobs import AgentJobs
 from iotistica.store.anomalies import AnomalyStore
 from iotistica.store.broker_users import BrokerUserStore
-from iotistica.store.departures import Departures, prune
+from iotistica.store.departures import Departures
 from iotistica.store.events import EventStore
-from iotistica.store.logs import LogStore
 from iotistica.store.pool import Pool
 from iotistica.store.presence import PresenceStore
+from iotistica.store.pruning import prune
 from iotistica.store.reports import ReportStore
 from iotistica.streams import Streams
 
@@ -97,15 +98,16 @@ def chores(means: Means, members: Members, *, hears: Callable[[], bool]) -> list
         for agents in (await departures.newest()).values():
             members.forget(agents)
 
-    days = settings.log_retention_days
+    async def remove_old() -> None:
+        for table, count in (await prune(pool, settings)).items():
+            metrics.PRUNED.labels(table).inc(count)
+
     return [
-        Chore("logs", 3600.0, partial(LogStore(pool).forget, days=days)),
         Chore("presence", every_s, watch.check),
         Chore("updates", 30.0, events.expire_updates),
-        Chore("events", 600.0, partial(events.forget, days=settings.event_retention_days)),
         Chore("tell the broker of its users", settings.accounts_period_s, broker.catch_up),
         Chore("forget agents that left", _DEPARTURES_S, forget_departed),
-        Chore("prune what is old", _PRUNE_S, partial(prune, pool)),
+        Chore("remove what is old", _PRUNE_S, remove_old),
         Chore("jobs", settings.job_check_s, foreman.work),
         Chore("old jobs", 600.0, partial(foreman.forget, days=settings.job_retention_days)),
         *alert_chores(settings, pool, means.streams),
