@@ -6,6 +6,7 @@ import base64
 import gzip
 import secrets
 import time
+import uuid
 import zlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -329,6 +330,24 @@ async def test_a_wrong_query_names_its_parameter(rest: Rest, agent: str, query: 
     answer = await rest.ask("GET", f"/api/v1/agents/{agent}/logs?{query}")
     assert answer.status == 400
     assert query.partition("=")[0] in answer.body["message"]
+
+
+def test_a_line_without_a_time_has_that_of_its_message_id() -> None:
+    agent, made_ms = str(uuid.uuid4()), 1_795_453_097_011
+    cases = (
+        ({"msgId": f"{agent}-{made_ms}-x7"}, made_ms),
+        ({"msgId": f"{agent}-{made_ms}-x7", "timestamp": made_ms + 5}, made_ms + 5),
+        ({"msgId": "7"}, made_ms + 9000),
+        ({"msgId": f"{agent}-100000000000-x7"}, made_ms + 9000),
+        ({}, made_ms + 9000),
+    )
+    for fields, expected in cases:
+        body = orjson.dumps({"message": "started", **fields})
+        raw = entry(agent=agent, batch="", body=body, received_ms=made_ms + 9000)
+        given = [one if isinstance(one, bytes) else str(one).encode() for one in raw]
+        [line] = lines_of(given, 0, oldest_ms=made_ms - 1000)
+        assert round(line.time.timestamp() * 1000) == expected
+        assert "timestamp" not in line.meta
 
 
 async def test_old_days_are_removed_whole(pool: Pool, agent: str, connection: Any) -> None:
