@@ -75,8 +75,8 @@ async def drain(
     database: str, redis: str, connection: asyncpg.Connection, rows: int, environment: str
 ) -> Drained:
     """Start ingestion on what waits, until all of it is in the table."""
-    name, _, value = environment.partition("=")
-    more = {name: value} if value else {}
+    pairs = (one.partition("=") for one in environment.split(","))
+    more = {name: value for name, _, value in pairs if value}
     async with Service.run(database, redis, **more) as service:
         pid = service.process.pid
         query = "SELECT count(*) FROM readings"
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=6000, help="of each tenant")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--database-url", help="server to use instead of a private one")
-    parser.add_argument("environments", nargs="+", metavar="NAME=VALUE")
+    parser.add_argument("environments", nargs="+", metavar="NAME=VALUE[,…]")
     uvloop.run(measure(parser.parse_args()))
 
 
