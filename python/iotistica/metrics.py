@@ -105,6 +105,14 @@ CONTROL_HELD = _counter(
 CONTROL_BATCH_SECONDS = _histogram(
     "control_batch_seconds", "Time to decode and commit a batch", "family"
 )
+CHORE_DEFECTS = _counter(
+    "chore_defects_total", "Defects of ours that a chore met; it is tried again", "chore"
+)
+PRUNED = _counter(
+    "pruned_total",
+    "Rows, or days of tables by days, removed at the end of their retention",
+    "table",
+)
 ALERT_EVALUATION_SECONDS = _histogram(
     "alert_evaluation_seconds", "Time to evaluate the rules of a tenant that were due"
 )

@@ -132,6 +132,10 @@ class Settings(IdentitySettings, AgentSettings, MonitorSettings):
     log_stream_max_entries: Annotated[int, Field(ge=1)] = 500_000
     log_retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
     event_retention_days: Annotated[int, Field(ge=1)] = 365
+    # Entries of the journal of changes
+    audit_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 730
+    # Sessions, invitations and former keys of agents that are over; attempts to register
+    access_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 90
 
     stop_grace_s: Annotated[float, Field(ge=0, le=60)] = 8.0
 

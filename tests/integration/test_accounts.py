@@ -29,8 +29,9 @@ from iotistica.credentials import Credentials
 from iotistica.errors import ConfigError, StoreUnavailable
 from iotistica.settings import Settings
 from iotistica.store.broker_users import BrokerUserStore
-from iotistica.store.departures import Departures, prune
+from iotistica.store.departures import Departures
 from iotistica.store.pool import Pool
+from iotistica.store.pruning import prune
 from iotistica.streams import Streams
 
 
@@ -249,7 +250,7 @@ async def test_departures_are_told_to_whoever_remembers_agents(
     await connection.execute(
         "UPDATE provisioning_attempts SET created_at = now() - '91 d'::interval"
     )
-    await prune(pool)
+    await prune(pool, Settings())
     assert await connection.fetchval("SELECT count(*) FROM agent_departures") == 0
     assert await connection.fetchval("SELECT count(*) FROM provisioning_attempts") == 0
 

@@ -290,6 +290,18 @@ async def test_replay_takes_ids_and_filters(world: World) -> None:
     assert await world.left() == []
 
 
+async def test_replay_gives_an_event_to_its_family(world: World) -> None:
+    topic = format_topic(world.tenant, world.agent, "events/door").encode()
+    event = world.letter(topic=topic, data=b'{"msgId": "m-1"}', stage="control")
+    await world.park(event)
+    await world.register()
+    done = await world.dlq("replay", "--all", "--json")
+    assert (done.code, done.last["passed"], done.last["inserted"]) == (0, 1, 0)
+    assert await world.left() == []
+    found = await world.connection.fetchval("SELECT type FROM agent_events")
+    assert found == "door"
+
+
 async def test_replay_of_strays_goes_by_their_topics(world: World) -> None:
     await world.park(world.letter(0, reason="unknown_tenant", stage="bridge"), tenant=keys.STRAY)
     await world.register()

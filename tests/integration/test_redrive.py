@@ -20,6 +20,7 @@ import redis.asyncio
 
 from iotistica import keys, ledger
 from iotistica._native import format_topic
+from iotistica.api.again import Again
 from iotistica.errors import BadRequest, StoreUnavailable
 from iotistica.redrive import Proof, Redrive, Result, Step, Totals
 from iotistica.settings import Settings
@@ -96,6 +97,12 @@ class Office:
             pool=self.pool,
             streams=self.streams,
             executor=self.executor,
+            families=Again(
+                settings=self.settings,
+                pool=self.pool,
+                streams=self.streams,
+                executor=self.executor,
+            ),
             dry_run=dry_run,
         )
 

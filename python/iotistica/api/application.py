@@ -178,7 +178,7 @@ class Application:
     def start(self) -> None:
         """Start what runs beside the handlers."""
         works = [one.run() for one in self._handlers if isinstance(one, Running)]
-        works += [self._parts.presence.repeat(), self._parts.agents.run()]
+        works += [self._parts.presence.chore().repeat(), self._parts.agents.run()]
         self._running = [asyncio.create_task(work) for work in works]
 
     async def close(self) -> None:

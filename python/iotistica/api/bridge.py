@@ -71,7 +71,7 @@ class Bridge:
             self._outlet.replay(),
             self._tenants.warm_up(),
             self._topics.repeat(),
-            *([self._presence.repeat()] if self._presence is not None else []),
+            *([self._presence.chore().repeat()] if self._presence is not None else []),
         )
 
     async def _subscribe(self, session: mqtt.Session) -> None:

@@ -63,18 +63,8 @@ class Control:
         self._tenants = Tenants(partial(tenant_ids, pool), refresh_s=settings.tenant_refresh_s)
         self._presence = presence_of(settings, pool, streams)
         members = Members(partial(tenants_of, pool))
-        means = Means(
-            name=name,
-            settings=settings,
-            pool=pool,
-            streams=streams,
-            outlet=self._outlet,
-            members=members,
-            presence=self._presence,
-            hears=lambda: self._link.error is None,
-        )
+        means = Means(settings=settings, pool=pool, streams=streams, send=self._outlet.send)
         self._families = made(means)
-        self._chores = chores(means)
         self._topics = TopicWatch(streams, name=name, period_s=settings.monitor_period_s)
         self._desk = Desk(
             members=members,
@@ -98,6 +88,11 @@ class Control:
             executor=executor,
             settings=settings,
         )
+        self._chores = [
+            *chores(means, members, name=name, hears=lambda: self._link.error is None),
+            self._presence.chore(),
+            self._log_writer.chore(),
+        ]
         self._intake: Intake | None = None
 
     @property
@@ -110,7 +105,8 @@ class Control:
         lanes = self._intake.lanes.values() if self._intake is not None else ()
         held = (lane.held for lane in lanes)
         states = (self._link.error, *held, *self._outlet.reasons(), self._postman.error)
-        found = dict.fromkeys((*states, self._tenants.error, self._log_writer.reason))
+        defects = (chore.error for chore in self._chores)
+        found = dict.fromkeys((*states, self._tenants.error, self._log_writer.reason, *defects))
         return [reason for reason in found if reason is not None]
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -119,8 +115,6 @@ class Control:
             self._link.keep(stop, partial(self._serve, stop)),
             self._pressure.watch(),
             self._outlet.replay(),
-            self._presence.repeat(),
-            self._log_writer.repeat(),
             self._topics.repeat(),
             *(chore.repeat() for chore in self._chores),
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from iotistica import metrics
 from iotistica.api.accounts.broker_passwords import BrokerPasswords
 from iotistica.api.accounts.choice import accounts
 from iotistica.api.accounts.reconciler import Reconciler
@@ -19,20 +20,19 @@ from iotistica.api.families.events import Events
 from iotistica.api.families.jobs import Jobs
 from iotistica.api.families.lifecycle import Lifecycle
 from iotistica.api.families.logs import Logs
-from iotistica.api.families.state import Metrics, Reports, State
+from iotistica.api.families.state import Metrics, Reports, Send, State
 from iotistica.api.foreman import Foreman
 from iotistica.api.members import Members
-from iotistica.api.outlet import Outlet
-from iotistica.api.presence import Presence, Watch
+from iotistica.api.presence import Watch
 from iotistica.settings import Settings
 from iotistica.store.agent_jobs import AgentJobs
 from iotistica.store.anomalies import AnomalyStore
 from iotistica.store.broker_users import BrokerUserStore
-from iotistica.store.departures import Departures, prune
+from iotistica.store.departures import Departures
 from iotistica.store.events import EventStore
-from iotistica.store.logs import LogStore
 from iotistica.store.pool import Pool
 from iotistica.store.presence import PresenceStore
+from iotistica.store.pruning import prune
 from iotistica.store.reports import ReportStore
 from iotistica.streams import Streams
 
@@ -44,21 +44,16 @@ _PRUNE_S = 3600.0
 class Means:
     """What families and chores are made of."""
 
-    name: str
-    """Of the process."""
     settings: Settings
     pool: Pool
     streams: Streams
-    outlet: Outlet
-    presence: Presence
-    hears: Callable[[], bool]
-    """Whether agents can be heard now: there is a session."""
-    members: Members
+    send: Send
+    """For what goes the way of telemetry."""
 
 
 def families(means: Means) -> dict[str, Family]:
     """Every family by the kind of its topics, or by kind and next level (`events/anomaly`)."""
-    reports = Reports(ReportStore(means.pool), means.streams.channels, means.outlet.send)
+    reports = Reports(ReportStore(means.pool), means.streams.channels, means.send)
     events = EventStore(means.pool)
     return {
         "state": State(reports),
@@ -67,7 +62,7 @@ def families(means: Means) -> dict[str, Family]:
         "events/anomaly": Anomalies(
             AnomalyStore(means.pool),
             means.streams.channels,
-            means.outlet.send,
+            means.send,
             retention_days=means.settings.retention_days,
             max_future_s=means.settings.max_future_s,
         ),
@@ -82,12 +77,15 @@ def families(means: Means) -> dict[str, Family]:
     }
 
 
-def chores(means: Means) -> list[Chore]:
-    """Everything that is done beside messages."""
+def chores(means: Means, members: Members, *, name: str, hears: Callable[[], bool]) -> list[Chore]:
+    """Everything that process `name` does beside messages.
+
+    `hears` tells whether agents can be heard now: there is a session.
+    """
     settings, pool = means.settings, means.pool
     presence = PresenceStore(pool, offline_after_s=settings.agent_offline_after_s)
     every_s = settings.presence_check_s
-    watch = Watch(presence, means.streams.channels, every_s=every_s, hears=means.hears)
+    watch = Watch(presence, means.streams.channels, every_s=every_s, hears=hears)
     events = EventStore(pool)
     broker = Reconciler(
         BrokerUserStore(pool),
@@ -99,19 +97,20 @@ def chores(means: Means) -> list[Chore]:
 
     async def forget_departed() -> None:
         for agents in (await departures.newest()).values():
-            means.members.forget(agents)
+            members.forget(agents)
 
-    broker_watch = BrokerWatch(settings, means.name, means.streams.broker)
-    days = settings.log_retention_days
+    async def remove_old() -> None:
+        for table, count in (await prune(pool, settings)).items():
+            metrics.PRUNED.labels(table).inc(count)
+
+    broker_watch = BrokerWatch(settings, name, means.streams.broker)
     return [
-        Chore("logs", 3600.0, partial(LogStore(pool).forget, days=days)),
         Chore("presence", every_s, watch.check),
         Chore("updates", 30.0, events.expire_updates),
-        Chore("events", 600.0, partial(events.forget, days=settings.event_retention_days)),
         Chore("figures of the broker", settings.monitor_period_s, broker_watch.work),
         Chore("tell the broker of its users", settings.accounts_period_s, broker.catch_up),
         Chore("forget agents that left", _DEPARTURES_S, forget_departed),
-        Chore("prune what is old", _PRUNE_S, partial(prune, pool)),
+        Chore("remove what is old", _PRUNE_S, remove_old),
         Chore("jobs", settings.job_check_s, foreman.work),
         Chore("old jobs", 600.0, partial(foreman.forget, days=settings.job_retention_days)),
         *alert_chores(settings, pool, means.streams),

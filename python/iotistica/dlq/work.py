@@ -15,6 +15,7 @@ import orjson
 from rich.console import Console
 from rich.progress import Progress
 
+from iotistica.api.again import Again
 from iotistica.dlq import report
 from iotistica.dlq.choice import Place
 from iotistica.errors import IotisticaError, NotFound
@@ -110,6 +111,9 @@ async def _redrive(place: Place, streams: Streams, dry_run: bool) -> AsyncIterat
                 pool=pool,
                 streams=streams,
                 executor=executor,
+                families=Again(
+                    settings=place.settings, pool=pool, streams=streams, executor=executor
+                ),
                 dry_run=dry_run,
             )
     finally:

@@ -16,6 +16,7 @@ from typing import Any
 import uvloop
 
 from iotistica import keys, log, metrics, metrics_aliases, ops
+from iotistica.allocator import return_large_buffers
 from iotistica.backoff import Backoff
 from iotistica.encoder import Encoder
 from iotistica.errors import StoreUnavailable
@@ -58,6 +59,7 @@ _IDLE_CONSUMER_CLAIMS = 10
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises `ConfigError`."""
+    return_large_buffers()
     uvloop.run(serve(settings))
 
 

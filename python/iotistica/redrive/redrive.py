@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Protocol
 
 from iotistica import dictionaries, keys, metrics
 from iotistica._native import Batch, Topic, parse_topic
@@ -53,6 +54,16 @@ class Step:
     """Where to go on later; None at the end."""
 
 
+class Families(Protocol):
+    """Takes letters of what agents send beside telemetry, and of what is sent to them."""
+
+    def owns(self, letter: Letter) -> bool:
+        """Whether the letter is one of these."""
+
+    async def take(self, letter: Letter, *, dry_run: bool) -> Fault | None:
+        """Let it take effect, or rehearse that; why it does not pass. Raises `StoreUnavailable`."""
+
+
 class Redrive:
     """One replay, or with `dry_run` its rehearsal, which changes nothing anywhere.
 
@@ -66,12 +77,14 @@ class Redrive:
         pool: Pool,
         streams: Streams,
         executor: Executor,
+        families: Families,
         dry_run: bool,
     ) -> None:
         self._settings = settings
         self._pool = pool
         self._streams = streams
         self._executor = executor
+        self._families = families
         self._dry_run = dry_run
         self._store = ReadingStore(pool)
         self._agents = AgentStore(pool)
@@ -116,6 +129,8 @@ class Redrive:
                     # Dictionaries first: messages may need them.
                     if (topic := _dictionary_of(letter)) is not None:
                         await self._settle(done, [letter], [await self._keep(letter, topic.agent)])
+                    elif self._families.owns(letter):
+                        await self._settle(done, [letter], [await self._give(letter)])
                     else:
                         messages.append(letter)
                 await self._try(tenant, messages, done)
@@ -243,6 +258,18 @@ class Redrive:
             await self._streams.put_dictionary(agent, letter.dead.data)
         counts = whole_message(agent)
         return Proof(id=letter.id, tenant=letter.tenant, agent=agent, counts=counts)
+
+    async def _give(self, letter: Letter) -> Proof:
+        """Let the family decide whose letter it is."""
+        try:
+            fault = await self._families.take(letter, dry_run=self._dry_run)
+        except StoreUnavailable as error:
+            if not is_too_slow(error.__cause__ or error):
+                raise
+            return undecided(letter, str(error))
+        if fault is not None:
+            return still_bad(letter, fault)
+        return Proof(id=letter.id, tenant=letter.tenant, agent=letter.dead.agent)
 
     async def _is_member(self, agent: str, tenant: str) -> bool:
         try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,3 +53,8 @@ class Family(Protocol):
         given. An error of PostgreSQL that blames the data halves the batch until the guilty one is
         alone.
         """
+
+
+def by_topic(families: Mapping[str, T], kind: str, rest: str) -> T | None:
+    """What takes a topic: by kind and next level (`events/anomaly`), else by kind."""
+    return families.get(f"{kind}/{rest.partition('/')[0]}") or families.get(kind)

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 
 from iotistica import keys, log, metrics, tasks
 from iotistica._native import InvalidTopic
-from iotistica.api.batch import Route, Routes
-from iotistica.api.families.family import Family
+from iotistica.api.batch import Routes
+from iotistica.api.families.family import Family, by_topic
 from iotistica.api.families.lane import Desk, Lane
 from iotistica.mqtt import Session
 
@@ -66,7 +66,7 @@ class Intake:
                 except InvalidTopic:
                     lane = None
                 else:
-                    lane = self._lane(route)
+                    lane = by_topic(self.lanes, route.kind, route.rest)
                 if lane is None:
                     # A subscription of an older version may live on in the session.
                     metrics.CONTROL_REJECTED.labels("no_family").inc()
@@ -74,11 +74,6 @@ class Intake:
                     self._session.acknowledge([message])
                 else:
                     lane.put(message, route, received_ms)
-
-    def _lane(self, route: Route) -> Lane | None:
-        """By kind and next level, else by kind."""
-        special = f"{route.kind}/{route.rest.partition('/')[0]}"
-        return self.lanes.get(special) or self.lanes.get(route.kind)
 
 
 def _widest(filters: Iterable[str]) -> list[str]:

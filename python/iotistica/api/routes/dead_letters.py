@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from contextlib import aclosing
 
 from iotistica import keys, log
+from iotistica.api.again import Again
 from iotistica.api.http import Reply, json_reply
 from iotistica.api.models import dead_letters as models
 from iotistica.api.principal import Principal
@@ -40,6 +41,7 @@ class DeadLetters:
         self._pool = pool
         self._streams = streams
         self._executor = executor
+        self._again = Again(settings=settings, pool=pool, streams=streams, executor=executor)
 
     @property
     def _letters(self) -> Letters:
@@ -96,6 +98,7 @@ class DeadLetters:
             pool=self._pool,
             streams=self._streams,
             executor=self._executor,
+            families=self._again,
             dry_run=dry_run,
         )
         totals, letters, examined, rest = Totals(), [], 0, None
