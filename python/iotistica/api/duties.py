@@ -14,6 +14,7 @@ from iotistica.api.alerting import alert_chores
 from iotistica.api.chore import Chore
 from iotistica.api.families import Family
 from iotistica.api.families.anomalies import Anomalies
+from iotistica.api.families.dictionaries import Dictionaries
 from iotistica.api.families.events import Events
 from iotistica.api.families.jobs import Jobs
 from iotistica.api.families.lifecycle import Lifecycle
@@ -23,6 +24,7 @@ from iotistica.api.foreman import Foreman
 from iotistica.api.members import Members
 from iotistica.api.outlet import Outlet
 from iotistica.api.presence import Presence, Watch
+from iotistica.dictionaries.library import Library
 from iotistica.settings import Settings
 from iotistica.store.agent_jobs import AgentJobs
 from iotistica.store.anomalies import AnomalyStore
@@ -57,7 +59,7 @@ def families(means: Means) -> dict[str, Family]:
     """Every family by the kind of its topics, or by kind and next level (`events/anomaly`)."""
     reports = Reports(ReportStore(means.pool), means.streams.channels, means.outlet.send)
     events = EventStore(means.pool)
-    return {
+    found: dict[str, Family] = {
         "state": State(reports),
         "metrics": Metrics(reports),
         "events": Events(events),
@@ -77,6 +79,9 @@ def families(means: Means) -> dict[str, Family]:
             most_output_bytes=means.settings.job_output_max_bytes,
         ),
     }
+    if means.settings.key_compaction:
+        found["meta"] = Dictionaries(Library.of(means.settings, means.pool, means.streams))
+    return found
 
 
 def chores(means: Means) -> list[Chore]:

@@ -2,18 +2,22 @@
 
 from iotistica.streams.channels import Channels
 from iotistica.streams.client import Entry
+from iotistica.streams.dictionaries import Dictionaries
 from iotistica.streams.ledger import InFlight, Ledger
 from iotistica.streams.letter import DeadLetter, Filter, Letter
 from iotistica.streams.letters import Letters
 from iotistica.streams.logs import LogStreams
 from iotistica.streams.outbox import Outbox, Outgoing, outgoing
+from iotistica.streams.parking import Bay, Parked, Parking
 from iotistica.streams.telemetry import FIRST, Settlement, StreamDepth, Streams
 from iotistica.streams.watch import GroupDepth, Survey, Watch, watching
 
 __all__ = [
     "FIRST",
+    "Bay",
     "Channels",
     "DeadLetter",
+    "Dictionaries",
     "Entry",
     "Filter",
     "GroupDepth",
@@ -24,6 +28,8 @@ __all__ = [
     "LogStreams",
     "Outbox",
     "Outgoing",
+    "Parked",
+    "Parking",
     "Settlement",
     "StreamDepth",
     "Streams",

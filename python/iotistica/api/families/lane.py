@@ -70,6 +70,7 @@ class _Arrived:
             value=value,
             payload=message.payload,
             received_ms=self.received_ms,
+            retained=message.retain,
         )
 
 
