@@ -18,7 +18,8 @@ from iotistica.store.pool import Connection, Pool, Row, unavailable
 _OVERLAP = timedelta(seconds=60)
 
 _COLUMNS = (
-    "v.agent_uuid::text, v.serial, v.version, v.hash, v.fields, v.enums, v.metrics, v.devices"
+    "v.agent_uuid::text, v.serial, v.version, v.hash, v.fields, v.enums, v.metrics, v.devices, "
+    "v.learned_at, v.serial = m.serial AS is_current"
 )
 
 _FULLS = """
@@ -69,7 +70,7 @@ USING (
 WHERE v.agent_uuid = ranked.agent_uuid AND v.digest = ranked.digest AND ranked.n > $2
 """
 _FIND = f"""
-SELECT DISTINCT ON (w.number) w.number, v.serial = m.serial AS is_current, {_COLUMNS}
+SELECT DISTINCT ON (w.number) w.number, {_COLUMNS}
 FROM unnest($2::text[]::uuid[], $3::bigint[], $4::text[])
     WITH ORDINALITY AS w (agent, version, hash, number)
 JOIN dictionary_metadata AS m ON m.agent_uuid = w.agent AND m.tenant_id = $1
@@ -78,7 +79,7 @@ JOIN dictionary_versions AS v ON v.agent_uuid = w.agent AND v.version = w.versio
 ORDER BY w.number, v.serial DESC
 """  # noqa: S608 - constants
 _SHELF = f"""
-SELECT {_COLUMNS}, v.learned_at, v.serial = m.serial AS is_current FROM dictionary_metadata AS m
+SELECT {_COLUMNS} FROM dictionary_metadata AS m
 JOIN dictionary_versions AS v ON v.agent_uuid = m.agent_uuid
 WHERE m.agent_uuid = $2::text::uuid AND m.tenant_id = $1 AND ($3::bigint IS NULL OR v.version = $3)
 ORDER BY v.serial DESC
@@ -99,7 +100,7 @@ class Kept:
     dictionary: Dictionary
     serial: int
     is_current: bool
-    learned_at: datetime | None = None
+    learned_at: datetime
 
 
 class DictionaryStore:
@@ -162,7 +163,7 @@ class DictionaryStore:
         """The current dictionary of each of these agents that has one."""
         with unavailable("look up dictionaries"):
             rows = await self._pool.fetch(_CURRENT, agents)
-        return [_kept(row, is_current=True) for row in rows]
+        return [_kept(row) for row in rows]
 
     async def find(self, tenant: str, wanted: Iterable[Wanted]) -> dict[Wanted, Kept]:
         """Those of the tenant's dictionaries that are kept; the last one of several."""
@@ -174,15 +175,13 @@ class DictionaryStore:
         )
         with unavailable("look up dictionaries"):
             rows = await self._pool.fetch(_FIND, tenant, *columns)
-        return {asked[row["number"] - 1]: _kept(row, is_current=row["is_current"]) for row in rows}
+        return {asked[row["number"] - 1]: _kept(row) for row in rows}
 
     async def shelf(self, tenant: str, agent: str, version: int | None = None) -> list[Kept]:
         """All that are kept of an agent, or those of one version, the last one first."""
         with unavailable("look up dictionaries"):
             rows = await self._pool.fetch(_SHELF, tenant, agent, version)
-        return [
-            _kept(row, is_current=row["is_current"], learned_at=row["learned_at"]) for row in rows
-        ]
+        return [_kept(row) for row in rows]
 
 
 class DictionaryChanges:
@@ -247,11 +246,11 @@ def _dictionary(row: Row) -> Dictionary:
     )
 
 
-def _kept(row: Row, *, is_current: bool, learned_at: datetime | None = None) -> Kept:
+def _kept(row: Row) -> Kept:
     return Kept(
         agent=row["agent_uuid"],
         dictionary=_dictionary(row),
         serial=row["serial"],
-        is_current=is_current,
-        learned_at=learned_at,
+        is_current=row["is_current"],
+        learned_at=row["learned_at"],
     )
