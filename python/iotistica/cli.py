@@ -126,6 +126,12 @@ def simulate(
     reports: Annotated[
         bool, typer.Option("--reports", help="Agents report state, metrics and logs, too.")
     ] = False,
+    learning: Annotated[
+        bool,
+        typer.Option(
+            "--learning", help="Agents that compact extend their dictionaries as they go."
+        ),
+    ] = False,
     seed: Annotated[str, typer.Option(help="Names the fleet: same seed, same agents.")] = "0",
     tenant: Annotated[
         str | None, typer.Option(help="Tenant of the agents; a data directory has its own.")
@@ -153,6 +159,7 @@ def simulate(
             duplicates=duplicates,
             malformed=malformed,
             late=late,
+            learning=learning,
             seed=seed,
             reports=reports,
         )
