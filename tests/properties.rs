@@ -292,10 +292,16 @@ proptest! {
         let value = decode::decode(message.as_bytes(), &arena, &Limits::default()).unwrap();
         let compacted = Compact::recognize(value).unwrap();
         let found = context.dictionaries(agent).iter().find(|one| compacted.fits(one));
+        let mut kept: Vec<(i64, Option<String>)> = Vec::new();
+        for one in learned.iter().rev() {
+            if kept.len() < 2 && !kept.contains(one) {
+                kept.push(one.clone());
+            }
+        }
         let fits = |one: &&(i64, Option<String>)| {
             one.0 == version && (hash.is_none() || one.1.is_none() || one.1 == hash)
         };
-        let expected = learned.iter().rev().find(fits);
+        let expected = kept.iter().find(fits);
         prop_assert_eq!(found.map(|one| (one.version, one.hash.clone())), expected.cloned());
     }
 

@@ -117,7 +117,7 @@ class Context:
         """Forget agents and their dictionaries; their messages wait again."""
     def put_dictionary(self, agent: str, version: int, dictionary: bytes) -> None:
         """Learn a key-compaction dictionary of an agent, as JSON; it takes the place of one of the
-        same version and hash, and the eight last ones are kept.
+        same version and hash, and the two last ones are kept.
 
         Either the message `meta/dictionary`, or the parts that Redis holds, as
         `{"fields": {"0": name}, "hash": …, "enums": …, "metrics": …, "agents": …, "devices": …}`.

@@ -8,6 +8,7 @@ import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +31,16 @@ from iotistica import keys, ledger
 from iotistica._native import format_topic
 from iotistica.audit.auditor import Auditor
 from iotistica.dictionaries import Wanted
-from iotistica.dictionaries.library import RESYNC
+from iotistica.dictionaries.library import RESYNC, Library
 from iotistica.embedded.ports import free_port
+from iotistica.encoder import Encoder
+from iotistica.errors import DatabaseUnavailable
+from iotistica.ingestion.attendant import Attendant
+from iotistica.ingestion.letter_alarm import LetterAlarm
+from iotistica.settings import Settings
+from iotistica.store.agents import AgentStore
 from iotistica.store.ledger import LedgerStore
-from iotistica.store.pool import Pool
+from iotistica.store.pool import Pool, open_pool
 from iotistica.streams import Bay, Settlement, Streams, outgoing
 
 
@@ -259,6 +266,52 @@ async def test_what_waits_in_vain_becomes_a_dead_letter(
     counts = await yard.fleet.streams.ledger.counts(yard.fleet.tenant)
     mine = counts[yard.fleet.agent]
     assert (mine["accepted"], mine["settled"], mine["refused:dictionary_missing"]) == (3, 3, 2)
+
+
+async def test_time_while_postgresql_is_away_does_not_count(
+    database: str, redis_url: str, yard: Yard
+) -> None:
+    """Dictionaries wait at the broker meanwhile."""
+    settings = Settings(parked_max_s=0.5)
+    fleet = yard.fleet
+    wanted = Wanted(fleet.agent, 1)
+    header = b"%d-0 %s" % (fleet.start_ms, fleet.topic)
+    bay = Bay(wanted=wanted, fields=[header, yard.compact(0)])
+    await fleet.streams.settle(fleet.tenant, Settlement(parked=[bay]))
+    alarm = LetterAlarm(bound=10, share=1.0)
+    attendant = Attendant(settings, fleet.streams, alarm)
+    away = await open_pool(Settings(database_url=database), application_name="test")
+    away.terminate()
+    with ThreadPoolExecutor(1) as executor:
+
+        async def attend(pool: Pool) -> None:
+            library = Library.of(settings, pool, fleet.streams)
+            encoder = Encoder(
+                fleet.tenant,
+                settings=settings,
+                executor=executor,
+                agents=AgentStore(pool),
+                library=library,
+            )
+            await attendant.attend({fleet.tenant: encoder}, library)
+
+        [parked] = await fleet.streams.parking.parked(fleet.tenant)
+
+        async def is_old() -> bool:
+            return await fleet.streams.ledger.now_ms() > parked.since_ms + 600
+
+        await until(is_old)
+        with pytest.raises(DatabaseUnavailable):
+            await attend(away)
+        await attend(yard.pool)  # only now the time begins
+        assert await yard.parked() == 1
+
+        async def given_up() -> bool:
+            await attend(yard.pool)
+            return await yard.parked() == 0
+
+        await until(given_up)
+        assert len(await letters(yard.raw, fleet.tenant)) == 1
 
 
 async def two_letters(yard: Yard) -> bool:

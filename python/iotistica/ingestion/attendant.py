@@ -27,6 +27,7 @@ _AT_ONCE = 200
 _REASON = "dictionary_missing"
 
 _LOG = log.get(__name__)
+_occasional = log.Occasional(_LOG)
 
 
 @dataclass(slots=True)
@@ -104,7 +105,10 @@ class Attendant:
             one: now_ms - max(one.since_ms, since_ms) for one in parked if one.wanted not in known
         }
         asked = {one.wanted: None for one, age_ms in ages.items() if age_ms >= _ASK_AFTER_MS}
-        await self._ask(tenant, list(asked), library)
+        try:
+            await self._ask(tenant, list(asked), library)
+        except StoreUnavailable as error:  # such as a full outbox, which must hold up nothing here
+            _occasional.warning("agents were not asked for dictionaries", error=str(error))
         expired = [one for one, age_ms in ages.items() if age_ms >= self._patience_ms]
         for one in expired[:_AT_ONCE]:
             await self._give_up(tenant, one)

@@ -8,8 +8,9 @@ use crate::dictionary::Dictionary;
 use crate::ids::AgentId;
 use crate::limits::Limits;
 
-/// Dictionaries kept of an agent: messages of older versions may still be on their way.
-const MAX_DICTIONARIES: usize = 8;
+/// Dictionaries kept of an agent: while it goes from one to the next, messages of both come. There
+/// may be a hundred thousand agents; an older one can be learned once more.
+const MAX_DICTIONARIES: usize = 2;
 
 /// Tenant, limits, agents and dictionaries. Read by every batch, changed rarely.
 #[derive(Clone, Debug)]

@@ -83,9 +83,9 @@ impl<'a> Compact<'a> {
                 "field v: dictionary version {needed} is not the known version {}",
                 newest.version
             ),
-            [] => format!(
-                "field v: no dictionary of the agent is known, version {needed} is needed"
-            ),
+            [] => {
+                format!("field v: no dictionary of the agent is known, version {needed} is needed")
+            }
         };
         Reject::new(Reason::DictionaryMissing, detail)
     }
