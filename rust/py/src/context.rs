@@ -123,7 +123,9 @@ impl Context {
     fn forget_dictionaries(&self, agents: Vec<String>) -> PyResult<()> {
         let agents = agents.iter().map(|text| uuid(text)).collect::<PyResult<Vec<_>>>()?;
         self.write(|context| {
-            agents.iter().for_each(|&agent| context.forget_dictionaries(agent));
+            for &agent in &agents {
+                context.forget_dictionaries(agent);
+            }
         });
         Ok(())
     }
