@@ -289,6 +289,38 @@ async def test_two_processes_hear_all_and_keep_each_once(
     assert versions == list(range(13, 5, -1))
 
 
+async def test_an_agent_that_registers_again_begins_without_a_dictionary(
+    place: Place, pool: Pool, retained: None
+) -> None:
+    async with place.control():
+        await publish(place, FULL)
+        await place.tell("meta/dictionary/delta", delta(4, 3, "value"))
+        await kept(place, pool, 4)
+        await until(lambda: redis_has(place, b"4"))
+        await place.database.execute(
+            """
+            WITH gone AS (DELETE FROM agents WHERE uuid = $1 RETURNING uuid, tenant_id)
+            INSERT INTO agent_departures (agent_uuid, tenant_id) SELECT * FROM gone
+            """,
+            uuid.UUID(place.agent),
+        )
+
+        async def forgotten() -> bool:
+            return await place.redis.get(f"dict:{place.agent}") is None
+
+        await until(forgotten)
+        await AgentStore(pool).add_agents(place.tenant, [(place.agent, "again")])
+        assert await shelf(place, pool) == []
+
+        async def taken() -> bool:
+            # Who is gone is remembered for a moment.
+            await publish(place, {"version": 1, "fields": ["a"]})
+            return await redis_has(place, b"1")
+
+        await until(taken)
+        assert [one.dictionary.version for one in await shelf(place, pool)] == [1]
+
+
 async def test_compaction_that_is_off_hears_nothing(
     place: Place, pool: Pool, retained: None
 ) -> None:

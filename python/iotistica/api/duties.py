@@ -102,6 +102,7 @@ def chores(means: Means) -> list[Chore]:
     async def forget_departed() -> None:
         for agents in (await departures.newest()).values():
             means.members.forget(agents)
+            await means.streams.dictionaries.forget(agents)
 
     days = settings.log_retention_days
     return [

@@ -1,6 +1,10 @@
 -- Key-compaction dictionaries of agents (reference sections 2 and 7). Redis holds the current one
 -- only, and may lose it; older ones are kept because messages may still be on their way.
 
+-- One for all agents, so that the numbers grow also where an agent is removed and registers again:
+-- Redis goes by them.
+CREATE SEQUENCE dictionary_serials;
+
 CREATE TABLE dictionary_metadata (
     agent_uuid uuid PRIMARY KEY REFERENCES agents (uuid) ON DELETE CASCADE,
     tenant_id text NOT NULL REFERENCES tenants (id),

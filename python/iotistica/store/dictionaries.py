@@ -39,6 +39,7 @@ SELECT agent_uuid::text, serial, full_digest FROM dictionary_metadata
 WHERE agent_uuid = ANY ($1::text[]::uuid[])
 ORDER BY agent_uuid FOR NO KEY UPDATE
 """
+_NUMBER = "SELECT nextval('dictionary_serials') FROM generate_series(1, $1::integer)"
 _KNOWN = """
 SELECT agent_uuid::text, digest FROM dictionary_versions
 WHERE agent_uuid = ANY ($1::text[]::uuid[])
@@ -144,10 +145,12 @@ class DictionaryStore:
         self, connection: Connection, shelves: Mapping[str, Shelf], serials: dict[str, int]
     ) -> None:
         learned: dict[tuple[str, bytes], tuple[int, Dictionary]] = {}
-        for agent, shelf in shelves.items():
-            for dictionary in shelf.learned:
-                serials[agent] += 1
-                learned[agent, dictionary.digest] = (serials[agent], dictionary)
+        news = [(agent, one) for agent, shelf in shelves.items() for one in shelf.learned]
+        # After the rows are locked: who comes later has higher ones.
+        numbers = await connection.fetch(_NUMBER, len(news))
+        for (agent, dictionary), (serial,) in zip(news, numbers, strict=True):
+            learned[agent, dictionary.digest] = (serial, dictionary)
+            serials[agent] = serial
         if learned:
             rows = [
                 (agent, digest, serial, *_values(dictionary))

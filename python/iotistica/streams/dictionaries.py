@@ -54,6 +54,14 @@ class Dictionaries:
                     found[agent] = held
         return found
 
+    async def forget(self, agents: Iterable[str]) -> None:
+        """Remove the dictionaries of agents that are gone: who registers under such a name may be
+        another's."""
+        names = [name for agent in agents for name in _names(agent)]
+        for first in range(0, len(names), _AT_ONCE):
+            with unavailable("forget dictionaries"):
+                await execute(self._redis, "DEL", *names[first : first + _AT_ONCE])
+
     async def may_ask(self, agent: str, *, every_s: float) -> bool:
         """Whether nobody has asked the agent for its dictionary for so long; counts as asking."""
         name, ttl_ms = keys.dictionary_asked(agent), max(int(every_s * 1000), 1)
