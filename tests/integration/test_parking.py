@@ -30,7 +30,7 @@ from tests.integration.test_ingestion import (
 from iotistica import keys, ledger
 from iotistica._native import format_topic
 from iotistica.audit.auditor import Auditor
-from iotistica.dictionaries import Wanted
+from iotistica.dictionaries import Wanted, read_dictionary
 from iotistica.dictionaries.library import RESYNC, Library
 from iotistica.embedded.ports import free_port
 from iotistica.encoder import Encoder
@@ -231,6 +231,35 @@ async def test_a_redis_that_lost_its_data_is_warmed_from_postgresql(
     after = {key: await yard.raw.get(key) for key in await yard.raw.keys("dict:*")}
     assert after == before
     assert 29 * 86_400 < await yard.raw.ttl(f"dict:{yard.fleet.agent}") <= 30 * 86_400
+
+
+async def test_a_redis_that_was_away_gets_a_dictionary_later(
+    database: str, redis_url: str, yard: Yard, unused_tcp_port: int
+) -> None:
+    away = Streams(f"redis://127.0.0.1:{unused_tcp_port}")
+    await yard.learn(version=1)
+    await learn(yard.pool, away, yard.fleet.tenant, yard.fleet.agent, version=2)
+    await away.close()
+    version = f"dict:{yard.fleet.agent}:version"
+    assert await yard.raw.get(version) == b"1"
+    async with ingestion(database, redis_url):
+
+        async def there() -> bool:
+            return await yard.raw.get(version) == b"2"
+
+        await until(there)
+
+
+async def test_an_older_commit_does_not_replace_a_newer_one_in_redis(
+    streams: Streams, raw: redis.asyncio.Redis
+) -> None:
+    agent, version = str(uuid.uuid4()), "dict:%s:version"
+    newer, older = (read_dictionary({"version": v, "fields": ["a"]}) for v in (1, 7))
+    await streams.dictionaries.put(agent, newer, serial=12)
+    await streams.dictionaries.put(agent, older, serial=11)
+    assert await raw.get(version % agent) == b"1"
+    await streams.dictionaries.put(agent, older, serial=13)
+    assert await raw.get(version % agent) == b"7"
 
 
 async def test_a_dictionary_that_somebody_broke_in_redis_comes_from_postgresql(
