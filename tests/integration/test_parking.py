@@ -255,10 +255,10 @@ async def test_an_older_commit_does_not_replace_a_newer_one_in_redis(
 ) -> None:
     agent, version = str(uuid.uuid4()), "dict:%s:version"
     newer, older = (read_dictionary({"version": v, "fields": ["a"]}) for v in (1, 7))
-    await streams.dictionaries.put(agent, newer, serial=12)
-    await streams.dictionaries.put(agent, older, serial=11)
+    await streams.dictionaries.put([(agent, newer, 12)])
+    await streams.dictionaries.put([(agent, older, 11)])
     assert await raw.get(version % agent) == b"1"
-    await streams.dictionaries.put(agent, older, serial=13)
+    await streams.dictionaries.put([(agent, older, 13)])
     assert await raw.get(version % agent) == b"7"
 
 

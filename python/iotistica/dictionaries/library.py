@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +17,7 @@ from iotistica.dictionaries.shelf import Arrival, Shelf
 from iotistica.errors import BadRequest, StoreUnavailable
 from iotistica.instants import iso
 from iotistica.settings import Settings
-from iotistica.store.dictionaries import DictionaryStore
+from iotistica.store.dictionaries import DictionaryStore, Digests, Kept
 from iotistica.store.pool import Pool
 from iotistica.streams import Outgoing, Streams
 
@@ -66,10 +66,9 @@ class Library:
         held = await self._cache.find(agents)
         found = {one: held[one.agent] for one in asked if _fits(held.get(one.agent), one)}
         if missing := [one for one in asked if one not in found]:
-            for one, kept in (await self._store.find(tenant, missing)).items():
-                found[one] = kept.dictionary.held()
-                if kept.is_current:
-                    await self._warm(one.agent, kept.dictionary, kept.serial)
+            there = await self._store.find(tenant, missing)
+            found |= {one: kept.dictionary.held() for one, kept in there.items()}
+            await self._warm([kept for kept in there.values() if kept.is_current])
         return found
 
     async def all(self, tenant: str, agent: str) -> list[Held]:
@@ -83,20 +82,16 @@ class Library:
         results: list[BadRequest | Gap | None] = [
             one if isinstance(one, BadRequest) else None for one in read
         ]
-        fulls = await self._store.fulls(
-            [one.agent for one in news if one.arrival is Arrival.RETAINED]
+        known = await self._store.digests(
+            [n.agent for n, one in zip(news, read, strict=True) if isinstance(one, Dictionary)]
         )
         members: dict[str, str] = {}
         chosen: list[int] = []
         for index, (one, content) in enumerate(zip(news, read, strict=True)):
-            if isinstance(content, BadRequest) or (
-                one.arrival is Arrival.RETAINED
-                and isinstance(content, Dictionary)
-                and content.digest == fulls.get(one.agent)
-            ):
-                continue  # the broker sends what it retains to every new session
-            members[one.agent] = one.tenant
-            chosen.append(index)
+            says_nothing = one.agent not in members and _is_known(content, one, known)
+            if not (says_nothing or isinstance(content, BadRequest)):
+                members[one.agent] = one.tenant
+                chosen.append(index)
         if chosen:
             async with self._store.changing(members) as shelves:
                 for index in chosen:
@@ -108,14 +103,13 @@ class Library:
     async def warm(self, agents: Sequence[str]) -> None:
         """Bring what is current to Redis, where it may be older; a Redis that is away is warmed
         later, by who misses it."""
-        for kept in await self._store.current(agents):
-            await self._warm(kept.agent, kept.dictionary, kept.serial)
+        await self._warm(await self._store.current(agents))
 
-    async def _warm(self, agent: str, dictionary: Dictionary, serial: int) -> None:
+    async def _warm(self, kept: Sequence[Kept]) -> None:
         try:
-            await self._cache.put(agent, dictionary, serial=serial)
+            await self._cache.put([(one.agent, one.dictionary, one.serial) for one in kept])
         except StoreUnavailable as error:
-            _occasional.warning("Redis did not take a dictionary", error=str(error))
+            _occasional.warning("Redis did not take dictionaries", error=str(error))
 
     async def ask(self, tenant: str, agent: str, *, expected: int | None = None) -> bool:
         """Ask an agent for its dictionary, unless somebody did so lately; whether it was asked."""
@@ -139,6 +133,15 @@ class Library:
 
 def _fits(held: Held | None, wanted: Wanted) -> bool:
     return held is not None and held.fits(wanted)
+
+
+def _is_known(content: Any, news: News, known: Mapping[str, Digests]) -> bool:
+    """Whether it is what came as a whole before: the broker sends what it retains to every new
+    session, agents publish it in every session of theirs."""
+    if not isinstance(content, Dictionary) or (digests := known.get(news.agent)) is None:
+        return False
+    is_current = digests.current == content.digest or news.arrival is Arrival.RETAINED
+    return digests.full == content.digest and is_current
 
 
 def _read(news: News) -> Dictionary | Delta | BadRequest:

@@ -22,9 +22,10 @@ _COLUMNS = (
     "v.learned_at, v.serial = m.serial AS is_current"
 )
 
-_FULLS = """
-SELECT agent_uuid::text, full_digest FROM dictionary_metadata
-WHERE agent_uuid = ANY ($1::text[]::uuid[])
+_DIGESTS = """
+SELECT m.agent_uuid::text, m.full_digest, v.digest FROM dictionary_metadata AS m
+JOIN dictionary_versions AS v ON v.agent_uuid = m.agent_uuid AND v.serial = m.serial
+WHERE m.agent_uuid = ANY ($1::text[]::uuid[])
 """
 # In the order of agents, as everybody who locks several of them.
 _MAKE = """
@@ -93,6 +94,14 @@ SELECT NULL, NULL, 0, now()
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """Of the last dictionary that came as a whole, and of the current one."""
+
+    full: bytes | None
+    current: bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
     """A dictionary in the table."""
@@ -114,11 +123,13 @@ class DictionaryStore:
         self._pool = pool
         self._versions = versions
 
-    async def fulls(self, agents: Sequence[str]) -> dict[str, bytes]:
-        """Digest of the last dictionary that came as a whole, of each agent that sent one."""
+    async def digests(self, agents: Sequence[str]) -> dict[str, Digests]:
+        """What is known of each of these agents that has a dictionary."""
+        if not agents:
+            return {}
         with unavailable("look up dictionaries"):
-            rows = await self._pool.fetch(_FULLS, agents)
-        return {row["agent_uuid"]: row["full_digest"] for row in rows if row["full_digest"]}
+            rows = await self._pool.fetch(_DIGESTS, agents)
+        return {row["agent_uuid"]: Digests(row["full_digest"], row["digest"]) for row in rows}
 
     @asynccontextmanager
     async def changing(self, members: Mapping[str, str]) -> AsyncIterator[dict[str, Shelf]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from redis.asyncio import Redis
 
 from iotistica import keys
 from iotistica.dictionaries import Dictionary, Held
 from iotistica.dictionaries.dictionary import PARTS
-from iotistica.streams.client import Argument, execute, unavailable
+from iotistica.streams.client import execute, unavailable
 
 _TTL_S = 30 * 86_400
 _AT_ONCE = 256
@@ -30,13 +30,17 @@ class Dictionaries:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    async def put(self, agent: str, dictionary: Dictionary, *, serial: int) -> None:
-        """Keep a dictionary for a month, unless one with a higher serial is there."""
-        parts = dictionary.parts()
-        names = [*_names(agent), keys.dictionary_serial(agent)]
-        values: list[Argument] = [parts[suffix] for suffix in PARTS]
-        with unavailable("keep a dictionary"):
-            await execute(self._redis, "EVAL", _PUT, len(names), *names, _TTL_S, serial, *values)
+    async def put(self, given: Sequence[tuple[str, Dictionary, int]]) -> None:
+        """Keep dictionaries for a month, each unless one with a higher serial is there."""
+        for first in range(0, len(given), _AT_ONCE):
+            pipeline = self._redis.pipeline(transaction=False)
+            for agent, dictionary, serial in given[first : first + _AT_ONCE]:
+                parts = dictionary.parts()
+                names = [*_names(agent), keys.dictionary_serial(agent)]
+                values = (parts[suffix] for suffix in PARTS)
+                pipeline.eval(_PUT, len(names), *names, _TTL_S, serial, *values)
+            with unavailable("keep dictionaries"):
+                await pipeline.execute()
 
     async def find(self, agents: Iterable[str]) -> dict[str, Held]:
         """The dictionary of each of these agents that has one here."""
