@@ -134,6 +134,26 @@ def dictionary(agent: str) -> str:
     return f"dict:{agent}"
 
 
+def dictionary_serial(agent: str) -> str:
+    """Beside it: which of our commits it is, so that an older one does not replace it."""
+    return f"dict:{agent}:serial"
+
+
+def dictionary_asked(agent: str) -> str:
+    """There while the agent need not be asked for its dictionary once more."""
+    return f"dict:{agent}:asked"
+
+
+def parked_stream(tenant: str) -> str:
+    """Telemetry that waits for a dictionary."""
+    return f"tenant:{{{tenant}}}:agent:devices:parked"
+
+
+def parked_index(tenant: str) -> str:
+    """Which dictionary each entry of it waits for: a hash by the ids of the entries."""
+    return f"tenant:{{{tenant}}}:agent:devices:parked:index"
+
+
 SHARED_GROUP = "iotistica-api"
 """Name of the MQTT shared subscription: replicas of the bridge divide the messages."""
 
@@ -160,9 +180,6 @@ STRAY = "stray"
 
 TELEMETRY_FILTER = "i/+/a/+/endpoints/#"
 """Agents may use topics of several levels below `endpoints`."""
-
-DICTIONARY_FILTER = "i/+/a/+/meta/dictionary"
-"""Retained, and retained messages do not reach shared subscriptions."""
 
 BROKER_DROPPED_TOPIC = "$SYS/broker/publish/messages/dropped"
 """Mosquitto's count of messages that it dropped since its start."""

@@ -200,6 +200,14 @@ SPOOL_PRESSURE = _gauge("spool_pressure_ratio", "Share of the bound of the spool
 SPOOL_QUARANTINED = _gauge("spool_quarantined_segments", "Damaged files that were put aside")
 SPOOL_REPLAYED = _counter("spool_replayed_total", "Segments replayed")
 SPOOLED_ENTRIES = _counter("ingestion_spooled_entries_total", "Entries written to the spool")
+PARKED = _counter("ingestion_parked_total", "Messages that had to wait for a dictionary", "tenant")
+PARKED_NOW = _gauge("parked_messages", "Messages that wait for a dictionary", "tenant")
+UNPARKED = _counter(
+    "ingestion_unparked_total", "Messages that waited for a dictionary, by how it ended", "end"
+)
+DICTIONARY_RESYNCS = _counter(
+    "dictionary_resyncs_total", "Requests to agents to send their dictionary once more"
+)
 DIVERTED = _counter("ingestion_diverted_total", "Messages moved to the backfill stream")
 SETTLED_BEFORE = _counter(
     "ingestion_settled_before_total", "Entries that had been settled when they were to be"

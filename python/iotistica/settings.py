@@ -254,7 +254,14 @@ class Settings(IdentitySettings, AgentSettings, MonitorSettings):
     database_statement_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     database_pgbouncer: bool = False
     ledger_snapshot_s: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
-    dictionary_wait_s: Annotated[float, Field(ge=0)] = 5.0
+    # Messages of an unknown dictionary wait so long, and so many of a tenant; 0: not at all.
+    parked_max_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    parked_max_messages: Annotated[int, Field(ge=0)] = 10_000
+    parked_max_bytes: Annotated[int, Field(ge=0)] = 64 * MIB
+    # Of an agent: messages written with an older one may still be on their way.
+    dictionary_versions: Annotated[int, Field(ge=1, le=1000)] = 8
+    # An agent is asked for its dictionary no more often than that.
+    dictionary_resync_s: Annotated[float, Field(ge=0.001)] = 300.0
     # Nothing is trimmed at the bound: an alarm says from 80 % on that letters are too many.
     dlq_max_entries: Annotated[
         int, Field(ge=1, validation_alias=_names("dlq_max_entries", "REDIS_DLQ_MAXLEN"))

@@ -23,6 +23,7 @@ from iotistica.api.bridge import Bridge
 from iotistica.api.broker_watch import BrokerWatch
 from iotistica.api.tenants import Tenants
 from iotistica.api.topic_watch import TopicWatch, Traffic
+from iotistica.dictionaries.library import Library, News
 from iotistica.errors import StoreUnavailable
 from iotistica.settings import Settings
 from iotistica.spool import Spool
@@ -470,8 +471,9 @@ async def test_a_bomb_is_not_inflated(rest: Rest) -> None:
 async def test_a_compacted_payload_is_unfolded_by_its_agents_dictionary(
     rest: Rest, streams: Streams, agent: str, pool: Pool
 ) -> None:
-    dictionary = {"version": 3, "fields": {"0": "metric", "1": "value"}}
-    await streams.put_dictionary(agent, orjson.dumps(dictionary))
+    dictionary = {"version": 3, "fields": ["metric", "value"]}
+    news = News(tenant=rest.tenant, agent=agent, document=dictionary, is_delta=False)
+    assert await Library.of(Settings(), pool, streams).keep([news]) == [None]
     body = {"payload": orjson.dumps(COMPACT).hex(), "agent": agent}
     found = (await rest.ask("POST", "/api/v1/mqtt/decompress", body)).body
     assert found["chain"][-1] == "compact"

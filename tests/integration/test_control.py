@@ -48,6 +48,7 @@ class Notes:
     """A family that keeps what it is given, each value once."""
 
     filters = ("state",)
+    shared = True
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -19,11 +19,14 @@ from typing import Any
 import asyncpg
 import orjson
 import pytest
+from tests.dictionaries import learn
 from tests.letters import START_MS, Letters
 
 from iotistica import keys
 from iotistica._native import format_topic
+from iotistica.settings import Settings
 from iotistica.store.migrate import migrate
+from iotistica.store.pool import open_pool
 from iotistica.streams import DeadLetter, Streams
 
 SERVERS = ("DATABASE_URL", "REDIS_URL", "MQTT_URL", "IOTISTICA_DATA_DIR", "IOTISTICA_SPOOL_DIR")
@@ -212,9 +215,11 @@ async def test_show_tells_everything_and_decodes_as_far_as_it_goes(world: World)
 async def test_show_uses_the_agents_dictionary(world: World) -> None:
     compact = {"v": 1, "p": [[0, START_MS], [1, "d"], [2, "late"], [3, 7.5]]}
     [letter_id] = await world.park(world.letter(data=orjson.dumps(compact)))
-    names = ["timestamp", "deviceName", "metric", "value"]
-    message = orjson.dumps({"version": 1, "fields": names})
-    await world.streams.put_dictionary(world.agent, message)
+    await world.register()
+    settings = Settings(database_url=world.environment["DATABASE_URL"])
+    pool = await open_pool(settings, application_name="test")
+    await learn(pool, world.streams, world.tenant, world.agent)
+    pool.terminate()
     done = await world.dlq("show", letter_id, "--json")
     [row] = done.last["explained"]["rows"]
     assert (row["metric_name"], row["value"]) == ("late", 7.5)

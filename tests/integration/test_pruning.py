@@ -44,6 +44,8 @@ KEPT = {
     "mqtt_users": "removed once the broker knows",
     "mqtt_acls": "leave with their user",
     "mqtt_broker_config": "made by people",
+    "dictionary_metadata": "one row for each agent",
+    "dictionary_versions": "keeps so many versions",
     "job_executions": "removed job by job, see test_foreman",
     "agent_job_status": "leave with their job",
     "anomaly_alerts": "leave with their incident",

@@ -19,6 +19,7 @@ import asyncpg
 import orjson
 import pytest
 from tests import people
+from tests.dictionaries import learn
 from tests.rest import KEY, Answer, Rest
 
 from iotistica.api.agent_digests import AgentDigests
@@ -257,6 +258,7 @@ async def world(rest: Rest, pool: Pool, streams: Streams, connection: asyncpg.Co
     await agents.add_agents(other, [(foreign, MARK)])
     await agents.add_agents(rest.tenant, [(own, "own")])
     things = await furnish(rest, connection, streams, other, foreign)
+    await learn(pool, streams, other, foreign, fields=[MARK])
     service = {"name": "own", "permissions": sorted(PERMISSIONS)}
     token = issue_token(KEY, tenant=rest.tenant, role="owner")
     key = (await made(rest, rest.tenant, "/auth/api-keys", service))["key"]

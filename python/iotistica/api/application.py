@@ -30,6 +30,7 @@ from iotistica.api.routes.audit import Audit
 from iotistica.api.routes.audit_log import AuditLog
 from iotistica.api.routes.dead_letters import DeadLetters
 from iotistica.api.routes.device_reports import DeviceReports
+from iotistica.api.routes.dictionaries import AgentDictionaries
 from iotistica.api.routes.documents import Documents
 from iotistica.api.routes.events import Events
 from iotistica.api.routes.job_handlers import JobHandlerRoutes
@@ -110,6 +111,7 @@ def handlers(parts: Parts) -> list[Any]:
         *monitoring_handlers(parts.settings, parts.pool, parts.streams),
         DeviceReports(parts.settings, parts.pool, parts.streams),
         AgentReports(parts.pool),
+        AgentDictionaries(parts.settings, parts.pool, parts.streams),
         Jobs(JobStore(parts.pool), JobTemplates(parts.pool), parts.streams.channels),
         JobHandlerRoutes(JobHandlers(parts.pool)),
         AgentJobRoutes(

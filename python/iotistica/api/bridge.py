@@ -76,21 +76,11 @@ class Bridge:
 
     async def _subscribe(self, session: mqtt.Session) -> None:
         await session.subscribe(keys.shared_filter(keys.TELEMETRY_FILTER))
-        if self._settings.key_compaction:
-            await session.subscribe(keys.DICTIONARY_FILTER)
         try:
             await session.subscribe(keys.BROKER_DROPPED_TOPIC)
         except mqtt.Refused:
             _log.warning("the broker does not show its dropped counter")
         self._link.opened(session)
-
-    async def _restore_dictionaries(self, session: mqtt.Session) -> None:
-        """Whenever Redis has lost its data, let the broker send again what it retains."""
-        while True:
-            await self._pressure.lost.wait()
-            self._pressure.lost.clear()
-            if self._settings.key_compaction:
-                await session.subscribe(keys.DICTIONARY_FILTER)
 
     async def _serve(self, stop: asyncio.Event, session: mqtt.Session) -> None:
         inbound = Inbound(
@@ -105,7 +95,6 @@ class Bridge:
         )
         await serve(
             inbound,
-            self._restore_dictionaries(session),
             opened=partial(self._subscribe, session),
             stop=stop,
             grace_s=self._settings.stop_grace_s / 2,

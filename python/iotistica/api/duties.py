@@ -16,6 +16,7 @@ from iotistica.api.broker_watch import BrokerWatch
 from iotistica.api.chore import Chore
 from iotistica.api.families import Family
 from iotistica.api.families.anomalies import Anomalies
+from iotistica.api.families.dictionaries import Dictionaries
 from iotistica.api.families.events import Events
 from iotistica.api.families.jobs import Jobs
 from iotistica.api.families.lifecycle import Lifecycle
@@ -24,6 +25,7 @@ from iotistica.api.families.state import Metrics, Reports, Send, State
 from iotistica.api.foreman import Foreman
 from iotistica.api.members import Members
 from iotistica.api.presence import Watch
+from iotistica.dictionaries.library import Library
 from iotistica.settings import Settings
 from iotistica.store.agent_jobs import AgentJobs
 from iotistica.store.anomalies import AnomalyStore
@@ -55,7 +57,7 @@ def families(means: Means) -> dict[str, Family]:
     """Every family by the kind of its topics, or by kind and next level (`events/anomaly`)."""
     reports = Reports(ReportStore(means.pool), means.streams.channels, means.send)
     events = EventStore(means.pool)
-    return {
+    found: dict[str, Family] = {
         "state": State(reports),
         "metrics": Metrics(reports),
         "events": Events(events),
@@ -75,6 +77,9 @@ def families(means: Means) -> dict[str, Family]:
             most_output_bytes=means.settings.job_output_max_bytes,
         ),
     }
+    if means.settings.key_compaction:
+        found["meta"] = Dictionaries(Library.of(means.settings, means.pool, means.streams))
+    return found
 
 
 def chores(means: Means, members: Members, *, name: str, hears: Callable[[], bool]) -> list[Chore]:
@@ -98,6 +103,7 @@ def chores(means: Means, members: Members, *, name: str, hears: Callable[[], boo
     async def forget_departed() -> None:
         for agents in (await departures.newest()).values():
             members.forget(agents)
+            await means.streams.dictionaries.forget(agents)
 
     async def remove_old() -> None:
         for table, count in (await prune(pool, settings)).items():

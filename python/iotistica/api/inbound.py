@@ -15,20 +15,10 @@ from typing import Any
 
 from iotistica import keys, ledger, log, metrics, tasks
 from iotistica._native import InvalidTopic
-from iotistica.api.batch import (
-    Batch,
-    Dictionary,
-    Joined,
-    Letters,
-    Route,
-    Routes,
-    Telemetry,
-    join,
-)
+from iotistica.api.batch import Batch, Joined, Letters, Route, Routes, Telemetry, join
 from iotistica.api.outlet import Outlet
 from iotistica.api.tenants import Tenants
 from iotistica.api.topic_watch import TopicWatch
-from iotistica.errors import BadRequest
 from iotistica.keys import Feed
 from iotistica.mqtt import Message, Session
 from iotistica.quotas import Quotas
@@ -78,7 +68,6 @@ class Inbound:
         self._lanes: dict[str, deque[Batch]] = {}
         """What is on its way, by tenant; a lane that is here has a task."""
         self._writes = asyncio.Semaphore(_MAX_WRITES)
-        self._dictionaries = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         metrics.BRIDGE_IN_FLIGHT.set_function(lambda: session.in_flight)
 
@@ -122,7 +111,9 @@ class Inbound:
         elif route.kind == "endpoints":
             self._append(message, route, stamp)
         else:
-            self._start(self._keep_dictionary(message, route))
+            # A subscription of an older version may live on in the session: no loss, the control
+            # processes hear it too.
+            self._confirm([message])
 
     def _append(self, message: Message, route: Route, stamp: bytes) -> None:
         batch = self._telemetry.get(route.tenant)
@@ -211,22 +202,6 @@ class Inbound:
                 agent=route.agent if route is not None else "",
             )
         )
-
-    # Dictionaries
-
-    async def _keep_dictionary(self, message: Message, route: Route) -> None:
-        try:
-            # In order of arrival, or an older dictionary could replace a newer one.
-            async with self._dictionaries:
-                await self._outlet.send(
-                    Dictionary(route.tenant, route.agent, [message], time.monotonic())
-                )
-        except BadRequest as error:
-            self._refuse(message, route, reason="invalid_dictionary", error=str(error))
-            self._flush()
-        else:
-            metrics.BRIDGE_MESSAGES.labels("dictionary").inc()
-            self._confirm([message])
 
     # On their way
 

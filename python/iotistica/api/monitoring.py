@@ -9,6 +9,7 @@ from iotistica.api.broker_trials import BrokerTrials
 from iotistica.api.routes.broker_monitor import BrokerMonitor
 from iotistica.api.routes.brokers import Brokers
 from iotistica.api.routes.payloads import Payloads
+from iotistica.dictionaries.library import Library
 from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
 from iotistica.store.brokers import BrokerStore
@@ -22,5 +23,9 @@ def monitoring_handlers(settings: Settings, pool: Pool, streams: Streams) -> lis
     return [
         BrokerMonitor(streams, TopicRules(pool)),
         Brokers(BrokerStore(pool), BrokerTrials(settings)),
-        Payloads(AgentStore(pool), streams, ThreadPoolExecutor(1, "payload")),
+        Payloads(
+            AgentStore(pool),
+            Library.of(settings, pool, streams),
+            ThreadPoolExecutor(1, "payload"),
+        ),
     ]

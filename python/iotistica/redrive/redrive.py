@@ -6,7 +6,6 @@ step. A crash in between leaves letters whose rows are there; to replay them aga
 
 from __future__ import annotations
 
-import uuid
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Executor
@@ -14,10 +13,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
-from iotistica import dictionaries, keys, metrics
+from iotistica import keys, metrics
 from iotistica._native import Batch, Topic, parse_topic
+from iotistica.dictionaries.library import Library
 from iotistica.encoder import Encoder
-from iotistica.errors import BadRequest, StoreUnavailable
+from iotistica.errors import StoreUnavailable
+from iotistica.redrive import dictionaries
 from iotistica.redrive.proof import (
     Fault,
     Proof,
@@ -27,7 +28,6 @@ from iotistica.redrive.proof import (
     refused,
     still_bad,
     undecided,
-    whole_message,
 )
 from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
@@ -88,6 +88,10 @@ class Redrive:
         self._dry_run = dry_run
         self._store = ReadingStore(pool)
         self._agents = AgentStore(pool)
+        self._library = Library.of(settings, pool, streams)
+        self._dictionaries = dictionaries.DictionaryLetters(
+            settings, self._agents, self._library, dry_run=dry_run
+        )
         self._encoders: dict[str, Encoder] = {}
         self._tenants: set[str] | None = None
 
@@ -127,8 +131,9 @@ class Redrive:
                 messages = []
                 for letter in own:
                     # Dictionaries first: messages may need them.
-                    if (topic := _dictionary_of(letter)) is not None:
-                        await self._settle(done, [letter], [await self._keep(letter, topic.agent)])
+                    if (topic := _topic_of(letter)) is not None and dictionaries.is_one(topic):
+                        kept = await self._dictionaries.keep(letter, topic)
+                        await self._settle(done, [letter], [kept])
                     elif self._families.owns(letter):
                         await self._settle(done, [letter], [await self._give(letter)])
                     else:
@@ -215,7 +220,7 @@ class Redrive:
                 settings=self._settings,
                 executor=self._executor,
                 agents=self._agents,
-                streams=self._streams,
+                library=self._library,
             )
         return self._encoders[tenant]
 
@@ -240,25 +245,6 @@ class Redrive:
                 await self._store.upsert_latest(batch)
         return inserted if is_clear else None
 
-    async def _keep(self, letter: Letter, agent: str) -> Proof:
-        """Store a key-compaction dictionary, unless a newer one has come meanwhile."""
-        fault = None
-        try:
-            version = dictionaries.version(letter.dead.data)
-        except BadRequest as error:
-            fault = Fault(stage="bridge", reason="invalid_dictionary", detail=str(error))
-        else:
-            if not await self._is_member(agent, letter.tenant):
-                detail = f"agent {agent} is not one of tenant {letter.tenant!r}"
-                fault = Fault(stage="topic", reason="unknown_agent", detail=detail)
-        if fault is not None:
-            return still_bad(letter, fault)
-        known = await self._streams.dictionary(agent)
-        if not self._dry_run and (known is None or known[0] < version):
-            await self._streams.put_dictionary(agent, letter.dead.data)
-        counts = whole_message(agent)
-        return Proof(id=letter.id, tenant=letter.tenant, agent=agent, counts=counts)
-
     async def _give(self, letter: Letter) -> Proof:
         """Let the family decide whose letter it is."""
         try:
@@ -270,13 +256,6 @@ class Redrive:
         if fault is not None:
             return still_bad(letter, fault)
         return Proof(id=letter.id, tenant=letter.tenant, agent=letter.dead.agent)
-
-    async def _is_member(self, agent: str, tenant: str) -> bool:
-        try:
-            uuids = [str(uuid.UUID(agent))]
-        except ValueError:
-            return False
-        return uuids == await self._agents.agents_of(tenant, uuids)
 
     async def _settle(
         self, done: list[Proof], letters: Sequence[Letter], proofs: Sequence[Proof]
@@ -307,13 +286,6 @@ def _topic_of(letter: Letter) -> Topic | None:
         return parse_topic(topic if isinstance(topic, str) else topic.decode())
     except ValueError:  # InvalidTopic, and bytes that are not UTF-8
         return None
-
-
-def _dictionary_of(letter: Letter) -> Topic | None:
-    """Topic of a letter that holds a dictionary."""
-    topic = _topic_of(letter)
-    is_one = topic is not None and (topic.kind, topic.rest) == ("meta", "dictionary")
-    return topic if is_one else None
 
 
 def _homeless(letter: Letter) -> Fault:

@@ -25,6 +25,8 @@ class Incoming:
     """As it came."""
     received_ms: int
     """Epoch milliseconds of its reception; the same however often it is handed over."""
+    retained: bool = False
+    """Whether the broker sends it because it keeps it, to a subscription that is not shared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,10 @@ class Family(Protocol):
     @property
     def filters(self) -> Sequence[str]:
         """What it subscribes to, below `i/+/a/+/`; never what the platform itself publishes."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether the control processes divide its messages; else each of them hears them all."""
 
     async def take(self, messages: Sequence[Incoming]) -> Sequence[Refusal]:
         """Commit messages, given in order of arrival; those that can never pass.

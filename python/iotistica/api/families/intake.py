@@ -30,10 +30,15 @@ class Intake:
         metrics.CONTROL_IN_FLIGHT.set_function(lambda: session.in_flight)
 
     async def subscribe(self, families: Mapping[str, Family]) -> None:
-        """Share the families' topics with the other control processes."""
-        for rest in _widest(rest for family in families.values() for rest in family.filters):
+        """Share the families' topics with the other control processes, as far as they may be."""
+        divided = [family for family in families.values() if family.shared]
+        for rest in _widest(rest for family in divided for rest in family.filters):
             shared = keys.shared_filter(keys.family_filter(rest), keys.CONTROL_GROUP)
             await self._session.subscribe(shared)
+        for family in families.values():
+            for rest in () if family.shared else family.filters:
+                # So that what was published just now is told from what is only retained.
+                await self._session.subscribe(keys.family_filter(rest), retain_as_published=False)
 
     async def run(self) -> None:
         """Take messages until the session is lost. Raises `Disconnected`."""

@@ -71,6 +71,7 @@ class _Arrived:
             value=value,
             payload=message.payload,
             received_ms=self.received_ms,
+            retained=message.retain,
         )
 
 

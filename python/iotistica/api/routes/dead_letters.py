@@ -12,6 +12,7 @@ from iotistica.api.http import Reply, json_reply
 from iotistica.api.models import dead_letters as models
 from iotistica.api.principal import Principal
 from iotistica.api.route import route
+from iotistica.dictionaries.library import Library
 from iotistica.errors import BadRequest, Forbidden, NotFound
 from iotistica.redrive import Redrive, Totals, explained
 from iotistica.settings import Settings
@@ -42,6 +43,7 @@ class DeadLetters:
         self._streams = streams
         self._executor = executor
         self._again = Again(settings=settings, pool=pool, streams=streams, executor=executor)
+        self._library = Library.of(settings, pool, streams)
 
     @property
     def _letters(self) -> Letters:
@@ -82,7 +84,7 @@ class DeadLetters:
             {
                 **letter.described(),
                 "payload": base64.b64encode(letter.dead.data).decode(),
-                "explained": await explained(letter, self._streams, self._settings),
+                "explained": await explained(letter, self._library, self._settings),
             }
         )
 

@@ -14,10 +14,10 @@ from iotistica._native import Context, InvalidTopic, Limits, explain, format_top
 from iotistica.api.models.broker_monitor import Packed, Unpacked
 from iotistica.api.principal import Principal
 from iotistica.api.route import route
+from iotistica.dictionaries.library import Library
 from iotistica.errors import BadRequest, NotFound, TooLarge
 from iotistica.monitor.payload import written
 from iotistica.store.agents import AgentStore
-from iotistica.streams import Streams
 
 _MOST_BYTES = 256 * 1024
 _MOST_INFLATED_BYTES = 2 * 1024 * 1024
@@ -32,9 +32,9 @@ _TOPIC = "endpoints/payload"
 class Payloads:
     """The handler. It decodes in a thread, as one payload may take long."""
 
-    def __init__(self, agents: AgentStore, streams: Streams, executor: Executor) -> None:
+    def __init__(self, agents: AgentStore, library: Library, executor: Executor) -> None:
         self._agents = agents
-        self._streams = streams
+        self._library = library
         self._executor = executor
 
     @route("POST", "/api/v1/mqtt/decompress", needs="data:read", errors=(404, 413))
@@ -55,16 +55,15 @@ class Payloads:
         return _unpacked(report)
 
     async def _context(self, tenant: str, topic: str | None) -> Context:
-        """With the dictionary of the agent in the topic. Raises `NotFound`."""
+        """With the dictionaries of the agent in the topic. Raises `NotFound`."""
         context = Context(tenant, _LIMITS)
         if topic is None:
             return context
         agent = parse_topic(topic).agent
         if not _is_uuid(agent) or not await self._agents.agents_of(tenant, [agent]):
             raise NotFound(f"agent {agent[:64]} does not exist")
-        found = await self._streams.dictionary(agent)
-        if found is not None:
-            context.put_dictionary(agent, *found)
+        for held in await self._library.all(tenant, agent):
+            context.put_dictionary(agent, held.version, held.json)
         return context
 
 
