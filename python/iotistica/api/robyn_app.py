@@ -65,6 +65,8 @@ class Web:
             self._assignment, self._tokens, stopping=lambda: self._stopping
         )
         self._short_cuts = self._application.express
+        if self._assignment.public is not None:
+            await self._application.live.start(self._assignment.public)
         # The other web processes ask here: what comes through the door may reach any of them.
         self._ops = ops.serve(self._application.probe, sock=self._assignment.listener)
         await self._ops.__aenter__()
@@ -108,6 +110,7 @@ class Web:
         """Finish what is in flight and end; Robyn itself would never exit."""
         try:
             async with asyncio.timeout(self._settings.stop_grace_s):
+                await self._application.live.close()
                 while self._in_flight:
                     self._idle.clear()
                     await self._idle.wait()
