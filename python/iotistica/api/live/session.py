@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -118,11 +119,14 @@ class Session:
 
     def lost(self) -> None:
         """Something may be missed."""
+        for one in self._subscriptions.values():
+            one.confirm()
         what = "live values do not come now; what was shown may be old"
         self._error(what, code="not_live")
 
     def _fresh(self, one: Subscription) -> None:
         """Show what is stored, or say that there is a gap, which nothing fills."""
+        one.confirm()
         if one.channel.stored is not None:
             one.hold()
             self._stale.add(one.channel.name)
@@ -187,13 +191,18 @@ class Session:
                 self._error(what, channel=channel.name, code="bad_message")
                 return
             known.narrow(service)
-        self._confirm("subscribed", channel, service)
         if known is None:
             self._begin(channel, service)
+            return
+        self._confirm("subscribed", channel, service)
+        if channel.stored is not None:
+            self._fresh(known)
 
     def _begin(self, channel: Channel, service: str | None) -> None:
         one = Subscription(channel, self._visit.subject)
         one.services = None if service is None else {service}
+        # Told when Redis has confirmed it: from "subscribed" on, nothing is missed.
+        one.unconfirmed = partial(self._confirm, "subscribed", channel, service)
         is_followed = any(other.has_begun for other in self._of(one.source))
         self._subscriptions[channel.name] = one
         metrics.LIVE_SUBSCRIPTIONS.labels(channel.name).inc()

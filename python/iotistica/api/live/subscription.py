@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,6 +24,8 @@ class Subscription:
         self.source = channel.source(subject)
         self.services: set[str] | None = None
         """Of the lines that are wanted; None is all."""
+        self.unconfirmed: Callable[[], None] | None = None
+        """Says that it is subscribed to, once."""
         self.has_begun = False
         """Whether it was followed once, so that a second beginning is the end of a gap."""
         self._subject = subject
@@ -35,6 +37,12 @@ class Subscription:
     def is_value(self) -> bool:
         """Whether only its newest state counts."""
         return self._view is not None
+
+    def confirm(self) -> None:
+        """Say that it is subscribed to, unless that was said."""
+        say, self.unconfirmed = self.unconfirmed, None
+        if say is not None:
+            say()
 
     def hold(self) -> None:
         """Keep what is published until `restore`, which is older."""
