@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +98,8 @@ class Place:
     url: str
     tenant: str
     redis: redis.asyncio.Redis
-    hub: Hub
+    stop: Callable[[], Awaitable[None]]
+    """Stop the server, as its process does."""
 
     def token(self, **claims: Any) -> str:
         return issue_token(KEY, **{"tenant": self.tenant, **claims})
@@ -140,7 +141,9 @@ async def serving(
     running = asyncio.create_task(hub.run())
     client = redis.asyncio.from_url(redis_url)
     url = f"ws://127.0.0.1:{sock.getsockname()[1]}/ws"
-    yield Place(url, rest.tenant, client, hub)
-    await listener.close()
-    await tasks.end([running])
-    await client.aclose()
+    try:
+        yield Place(url, rest.tenant, client, listener.close)
+    finally:
+        await listener.close()
+        await tasks.end([running])
+        await client.aclose()
