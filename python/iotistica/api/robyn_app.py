@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import signal
 import sys
@@ -36,6 +37,8 @@ _METHODS: tuple[Any, ...] = (
     HttpMethod.HEAD,
     HttpMethod.OPTIONS,
 )
+
+_TALKATIVE = ("robyn", "actix_http", "actix_server", "actix_web")
 
 _log = log.get(__name__)
 
@@ -186,6 +189,9 @@ def main() -> int:
         app = _robyn(Web(assignment, tokens))
         # Last, because Robyn configures the root logger for itself.
         log.configure(settings.log_level, service="api", process=assignment.name)
+        # At debug they write down the values of every query, and with them tokens.
+        for library in _TALKATIVE:
+            logging.getLogger(library).setLevel(logging.WARNING)
         port = assignment.parameters["port"]
         app.start(host=supervisor.LOOPBACK, port=port, _check_port=False)
     except ConfigError as error:
