@@ -42,7 +42,7 @@ impl Door {
 pub struct Worker {
     pub door: Arc<Door>,
     pub upstreams: Upstreams,
-    /// The same processes, where they take WebSockets.
+    /// The same processes, where they take an upgrade.
     sockets: Option<Upstreams>,
     pub inflating: Semaphore,
 }

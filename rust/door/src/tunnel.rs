@@ -112,7 +112,8 @@ impl<W: AsyncWrite + Unpin> Down<W> {
                 read = reader.read_buf(&mut buffer) => read?,
                 _ = stop.wait_for(|stop| *stop), if self.frames.is_between() => {
                     send(&mut self.writer, &GOING_AWAY, self.write_time).await?;
-                    return Ok(sleep(FAREWELL_TIME).await);
+                    sleep(FAREWELL_TIME).await;
+                    return Ok(());
                 }
             };
             if count == 0 {
