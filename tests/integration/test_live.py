@@ -372,6 +372,12 @@ async def test_garbage_on_a_channel_reaches_nobody(place: Place, agent: str) -> 
         while live["data"] != {"cpu_usage": 1}:
             live = await client.next("system-info")
         assert live["timestamp"].endswith("Z")
+        # A defect of ours would cost one message, and nobody else any.
+        await client.subscribe("logs", serviceName="x")
+        await place.publish(place.channel(agent, "logs"), {"logs": 7})
+        line = {"service_name": "x"}
+        await place.publish(place.channel(agent, "logs"), {"logs": [line]})
+        assert (await client.next("logs"))["data"] == {"logs": [line]}
 
 
 async def test_a_token_that_expires_ends_the_socket(place: Place, agent: str) -> None:

@@ -14,7 +14,7 @@ from iotistica.api import auth
 from iotistica.api.callers import SERVICE_HEADER, Callers
 from iotistica.api.http import Reply, Request
 from iotistica.api.live.channels import Subject
-from iotistica.api.live.session import Visit
+from iotistica.api.live.visit import Visit
 from iotistica.api.principal import Principal
 from iotistica.api.route import Route
 from iotistica.api.table import Meter, Table, failure
@@ -44,9 +44,10 @@ class Origins:
         origin = request.headers.get("origin")
         if origin is None or origin in self.listed or _ANY in self.listed:
             return
-        parts = urlsplit(origin)
+        scheme = origin.partition(":")[0].lower()
         host = request.headers.get("x-forwarded-host") or request.headers.get("host", "")
-        if _place(parts.netloc, parts.scheme) != _place(host, parts.scheme):
+        theirs, ours = _place(origin, scheme), _place(f"{scheme}://{host}", scheme)
+        if theirs is None or theirs != ours:
             raise Forbidden(f"origin {origin[:80]!r} is neither this site nor in CORS_ORIGINS")
 
 
@@ -137,9 +138,11 @@ def _credentials(request: Request) -> Request:
     return replace(request, headers={**request.headers, "authorization": f"Bearer {token}"})
 
 
-def _place(netloc: str, scheme: str) -> tuple[str | None, int | None]:
+def _place(url: str, scheme: str) -> tuple[str, int | None] | None:
+    """Host and port; None where it has none."""
     try:
-        parts = urlsplit(f"//{netloc}")
-        return parts.hostname, parts.port or _PORTS.get(scheme)
+        parts = urlsplit(url)
+        port = parts.port or _PORTS.get(scheme)
     except ValueError:
-        return None, None
+        return None
+    return None if parts.hostname is None else (parts.hostname, port)

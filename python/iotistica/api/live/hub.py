@@ -9,7 +9,8 @@ import orjson
 from iotistica import log
 from iotistica.streams.subscriptions import Subscriptions
 
-_occasional = log.Occasional(log.get(__name__))
+_log = log.get(__name__)
+_occasional = log.Occasional(_log)
 
 
 class Listener(Protocol):
@@ -70,9 +71,14 @@ class Hub:
         except orjson.JSONDecodeError as error:
             _occasional.warning("a live value is no JSON", channel=source, error=str(error))
             return
-        if isinstance(document, dict):
-            for listener in tuple(listeners):
+        if not isinstance(document, dict):
+            return
+        for listener in tuple(listeners):
+            try:
                 listener.heard(source, document)
+            except Exception:
+                # A defect that one value meets must not end the values of all others.
+                _log.exception("a live value met a defect", channel=source)
 
     def _live(self, source: str) -> None:
         for listener in tuple(self._listeners.get(source, ())):

@@ -22,8 +22,9 @@ from iotistica.api.live import socket as codes
 from iotistica.api.live.channels import Stores
 from iotistica.api.live.entrance import PROTOCOL, Entrance
 from iotistica.api.live.hub import Hub
-from iotistica.api.live.session import Session, Visit
+from iotistica.api.live.session import Session
 from iotistica.api.live.socket import Gone
+from iotistica.api.live.visit import Visit
 from iotistica.ops import new_request_id, request_id
 from iotistica.settings import Settings
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,12 +13,12 @@ import orjson
 
 from iotistica import log, metrics, tasks
 from iotistica.api.live import socket as codes
-from iotistica.api.live.channels import CHANNELS, Channel, Stores, Subject
+from iotistica.api.live.channels import CHANNELS, Channel, Stores
 from iotistica.api.live.hub import Hub
-from iotistica.api.live.queue import Full, SendQueue
-from iotistica.api.live.socket import Gone, Socket
+from iotistica.api.live.sender import Sender
+from iotistica.api.live.socket import Socket
 from iotistica.api.live.subscription import MOST_SERVICES, Subscription, about
-from iotistica.api.principal import Principal
+from iotistica.api.live.visit import Visit
 from iotistica.errors import Denied, Forbidden, NotFound, StoreUnavailable
 from iotistica.settings import Settings
 
@@ -32,19 +31,8 @@ _SHELL_COMMANDS = frozenset(
     f"{what}-session" for what in ("create", "attach", "detach", "terminate", "resize")
 ) | {"clear-all-sessions", "list-sessions", "shell-input"}
 
-_occasional = log.Occasional(log.get(__name__))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Visit:
-    """Who listens, to what, and for how long."""
-
-    caller: Principal
-    subject: Subject
-    expires_at: float | None
-    """Of the token, epoch seconds."""
-    again: Callable[[], Awaitable[Principal]]
-    """The caller as of now. Raises `Denied`, `Forbidden`, `NotFound`, `StoreUnavailable`."""
+_log = log.get(__name__)
+_occasional = log.Occasional(_log)
 
 
 class Session:
@@ -59,7 +47,12 @@ class Session:
         self._hub = hub
         self._stores = stores
         self._settings = settings
-        self._queue = SendQueue(most_bytes=settings.live_queue_bytes)
+        self._sender = Sender(
+            socket,
+            settings,
+            render=self._render,
+            on_full=partial(self.end, codes.TRY_LATER, "the client reads too slowly", "slow"),
+        )
         self._subscriptions: dict[str, Subscription] = {}
         self._stale: set[str] = set()
         self._is_stale = asyncio.Event()
@@ -70,10 +63,13 @@ class Session:
         """Until the connection has ended."""
         subject = self._visit.subject
         what = subject.scope.value if subject.agent is None else f"device {subject.agent}"
-        self._say({"type": "connected", **about(subject), "message": f"Connected to {what}"})
+        self._sender.say({"type": "connected", **about(subject), "message": f"Connected to {what}"})
         work = [
-            asyncio.create_task(one) for one in (self._send(), self._refresh(), self._recheck())
+            asyncio.create_task(one)
+            for one in (self._sender.run(), self._refresh(), self._recheck())
         ]
+        for task in work:
+            task.add_done_callback(self._worked)
         try:
             while (message := await self._socket.receive()) is not None:
                 if not self._count():
@@ -94,6 +90,11 @@ class Session:
             metrics.LIVE_CLOSED.labels(why).inc()
             self._ending = asyncio.create_task(self._goodbye(code, reason))
 
+    def _worked(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a live session met a defect", exc_info=error)
+            self._socket.abort()
+
     async def _goodbye(self, code: int, reason: str) -> None:
         try:
             async with asyncio.timeout(_GOODBYE_S):
@@ -108,9 +109,9 @@ class Session:
         for one in self._of(source):
             if one.is_value:
                 if one.take(document):
-                    self._queue.mark(one.channel.name)
+                    self._sender.mark(one.channel.name)
             elif (text := one.event(document)) is not None:
-                self._put(text)
+                self._sender.put(text)
 
     def live(self, source: str) -> None:
         """From now on nothing is missed."""
@@ -122,7 +123,7 @@ class Session:
         for one in self._subscriptions.values():
             one.confirm()
         what = "live values do not come now; what was shown may be old"
-        self._error(what, code="not_live")
+        self._sender.error(what, code="not_live")
 
     def _fresh(self, one: Subscription) -> None:
         """Show what is stored, or say that there is a gap, which nothing fills."""
@@ -132,7 +133,7 @@ class Session:
             self._stale.add(one.channel.name)
             self._is_stale.set()
         elif one.has_begun:
-            self._error("some may have been missed", channel=one.channel.name, code="gap")
+            self._sender.error("some may have been missed", channel=one.channel.name, code="gap")
         one.has_begun = True
 
     def _of(self, source: str) -> list[Subscription]:
@@ -155,11 +156,11 @@ class Session:
         except orjson.JSONDecodeError:
             command = None
         if not isinstance(command, dict):
-            self._error("a message is a JSON object, as text", code="bad_message")
+            self._sender.error("a message is a JSON object, as text", code="bad_message")
             return
         match command.get("type"):
             case "ping":
-                self._say({"type": "pong"})
+                self._sender.say({"type": "pong"})
             case "subscribe":
                 self._subscribe(command)
             case "unsubscribe":
@@ -168,7 +169,7 @@ class Session:
                 self._refuse_shell()
             case kind:
                 what = f"type is {_shown(kind)}; allowed: subscribe, unsubscribe, ping"
-                self._error(what, code="unknown_type")
+                self._sender.error(what, code="unknown_type")
 
     def _subscribe(self, command: Mapping[str, Any]) -> None:
         channel = self._channel(command)
@@ -177,18 +178,18 @@ class Session:
         try:
             self._caller.require(channel.needs)
         except Forbidden as error:
-            self._error(str(error), channel=channel.name, code="forbidden")
+            self._sender.error(str(error), channel=channel.name, code="forbidden")
             return
         service = command.get("serviceName")
         if service is not None and (not isinstance(service, str) or channel.name != "logs"):
             what = f"serviceName is {_shown(service)}; it is a text, and only for logs"
-            self._error(what, channel=channel.name, code="bad_message")
+            self._sender.error(what, channel=channel.name, code="bad_message")
             return
         known = self._subscriptions.get(channel.name)
         if known is not None:
             if len(known.services or ()) >= MOST_SERVICES:
                 what = f"logs of more than {MOST_SERVICES} services are asked for"
-                self._error(what, channel=channel.name, code="bad_message")
+                self._sender.error(what, channel=channel.name, code="bad_message")
                 return
             known.narrow(service)
         if known is None:
@@ -236,53 +237,23 @@ class Session:
         if found is None:
             allowed = ", ".join(one for its, one in CHANNELS if its is scope)
             what = f"channel is {_shown(name)}; allowed: {allowed}"
-            self._error(what, code="unknown_channel")
+            self._sender.error(what, code="unknown_channel")
         return found
 
     def _confirm(self, kind: str, channel: Channel, service: str | None) -> None:
         named = {} if service is None else {"serviceName": service}
         subject = about(self._visit.subject)
-        self._say({"type": kind, "channel": channel.name, **subject, **named})
+        self._sender.say({"type": kind, "channel": channel.name, **subject, **named})
 
     def _refuse_shell(self) -> None:
         what = "the remote shell is not part of this platform (docs/live.md)"
-        self._error(what, channel=_SHELL, code="not_supported")
+        self._sender.error(what, channel=_SHELL, code="not_supported")
 
     # What the client is sent
 
-    def _error(self, message: str, *, code: str, channel: str | None = None) -> None:
-        named = {} if channel is None else {"channel": channel}
-        self._say({"type": "error", "code": code, "message": message, **named})
-
-    def _say(self, message: Mapping[str, Any]) -> None:
-        self._put(orjson.dumps(message))
-
-    def _put(self, text: bytes) -> None:
-        try:
-            self._queue.put(text)
-        except Full:
-            self.end(codes.TRY_LATER, "the client reads too slowly", "slow")
-
-    async def _send(self) -> None:
-        while True:
-            item = await self._queue.next()
-            if isinstance(item, bytes):
-                text = item
-            else:
-                one = self._subscriptions.get(str(item))
-                if one is None:
-                    continue
-                text = one.render()
-            try:
-                async with asyncio.timeout(self._settings.live_write_s):
-                    await self._socket.send(text)
-            except Gone:
-                return
-            except TimeoutError:
-                metrics.LIVE_CLOSED.labels("slow").inc()
-                self._socket.abort()
-                return
-            metrics.LIVE_MESSAGES.inc()
+    def _render(self, name: Hashable) -> bytes | None:
+        one = self._subscriptions.get(str(name))
+        return None if one is None else one.render()
 
     async def _refresh(self) -> None:
         """Show what is stored of each value that begins, or begins anew."""
@@ -303,7 +274,7 @@ class Session:
         except StoreUnavailable as error:
             _occasional.warning("no first value", channel=channel.name, error=str(error))
             what = "what is stored cannot be read now; it follows"
-            self._error(what, channel=channel.name, code="not_live")
+            self._sender.error(what, channel=channel.name, code="not_live")
             await asyncio.sleep(_AGAIN_S)
             self._stale.add(channel.name)
             return
@@ -311,7 +282,7 @@ class Session:
             self.end(codes.POLICY, "the agent does not exist", "revoked")
             return
         if one.restore(stored):
-            self._queue.mark(channel.name)
+            self._sender.mark(channel.name)
 
     async def _recheck(self) -> None:
         """See now and then whether the caller may still listen."""
@@ -340,7 +311,7 @@ class Session:
             if one.channel.needs not in self._caller.permissions:
                 self._unsubscribe({"channel": one.channel.name})
                 what = f"the permission {one.channel.needs} was taken away"
-                self._error(what, channel=one.channel.name, code="forbidden")
+                self._sender.error(what, channel=one.channel.name, code="forbidden")
         return True
 
 
