@@ -101,6 +101,17 @@ def test_what_was_published_while_the_store_was_read_comes_after_it() -> None:
     }
 
 
+def test_what_is_kept_while_the_store_is_read_is_bounded() -> None:
+    one = Subscription(CHANNELS[Scope.DEVICE, "presence"], Subject("t", AGENT))
+    one.hold()
+    for second in range(30):
+        one.take({"online": second % 2 == 0, "timestamp": at(second)})
+    one.restore(False)
+    assert one.has_missed  # so the store is read again
+    one.hold()
+    assert not one.has_missed
+
+
 def test_nothing_stored_shows_nothing_and_lets_live_values_through() -> None:
     one = Subscription(CHANNELS[Scope.GLOBAL, "mqtt-stats"], Subject("t"))
     one.hold()

@@ -283,6 +283,8 @@ class Session:
             return
         if one.restore(stored):
             self._sender.mark(channel.name)
+        if one.has_missed:
+            self._fresh(one)
 
     async def _recheck(self) -> None:
         """See now and then whether the caller may still listen."""

@@ -13,7 +13,7 @@ from iotistica.api.live.views import Document, moment_of
 from iotistica.instants import iso
 
 MOST_SERVICES = 64
-_MOST_HELD = 1000
+_MOST_HELD = 16
 
 
 class Subscription:
@@ -28,6 +28,8 @@ class Subscription:
         """Says that it is subscribed to, once."""
         self.has_begun = False
         """Whether it was followed once, so that a second beginning is the end of a gap."""
+        self.has_missed = False
+        """Whether more was published while the store was read than was kept: read it again."""
         self._subject = subject
         self._view = channel.view() if channel.view is not None else None
         self._held: list[Document] | None = None
@@ -46,7 +48,7 @@ class Subscription:
 
     def hold(self) -> None:
         """Keep what is published until `restore`, which is older."""
-        self._held = []
+        self._held, self.has_missed = [], False
 
     def restore(self, stored: Any) -> bool:
         """Begin anew with what is stored, None where nothing is, then take in what was published
@@ -65,6 +67,8 @@ class Subscription:
         if self._held is not None:
             if len(self._held) < _MOST_HELD:
                 self._held.append(document)
+            else:
+                self.has_missed = True
             return False
         if self._view is None or not self._view.take(document):
             return False
