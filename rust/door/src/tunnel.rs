@@ -15,7 +15,7 @@ use crate::upstream::Link;
 const BUFFER_BYTES: usize = 8 * 1024;
 /// For the other side to say goodbye after one has closed.
 const CLOSING_TIME: Duration = Duration::from_secs(5);
-/// The same when the door stops.
+/// The same when the door stops, or the web process has ended it.
 const FAREWELL_TIME: Duration = Duration::from_secs(1);
 
 /// Copy until one side ends, nothing has come for too long, or the door stops.
@@ -26,17 +26,30 @@ pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     let times = connection.worker.door.config.times;
     let early = std::mem::take(&mut connection.input);
     let mut stop = connection.stop.clone();
-    let (client_reader, client_writer) = split(&mut connection.stream);
+    let (mut client_reader, client_writer) = split(&mut connection.stream);
     let late = std::mem::take(&mut link.input);
     let (web_reader, web_writer) = link.stream.split();
     let active = Cell::new(Instant::now());
+    let (client_ended, web_ended) = (Cell::new(false), Cell::new(false));
     let up = async {
-        let copied = copy(early, client_reader, web_writer, times.write, &active).await;
-        if copied.is_ok() && !*connection.stop.borrow() {
+        let copied = copy(early, &mut client_reader, web_writer, times.write, &active).await;
+        client_ended.set(copied.is_ok());
+        if copied.is_err() {
+            // The web process takes no more, and its last words are on their way. What the client
+            // still sends would reset the connection, and they might be lost with it.
+            let _ = timeout(CLOSING_TIME, drain(client_reader)).await;
+        } else if !*connection.stop.borrow() && !web_ended.get() {
             sleep(CLOSING_TIME).await;
         }
     };
     let down = Down { writer: client_writer, write_time: times.write, frames: Frames::default() };
+    let down = async {
+        let copied = down.run(late, web_reader, &active, connection.stop.clone()).await;
+        web_ended.set(true);
+        if copied.is_ok() && !client_ended.get() {
+            sleep(FAREWELL_TIME).await;
+        }
+    };
     let idle = async {
         while active.get().elapsed() < times.stream_idle {
             sleep_until(active.get() + times.stream_idle).await;
@@ -48,7 +61,7 @@ pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     };
     tokio::select! {
         () = up => {}
-        _ = down.run(late, web_reader, &active, connection.stop.clone()) => {}
+        () = down => {}
         () = idle => {}
         () = cut => {}
     }
@@ -72,6 +85,13 @@ async fn copy(
         }
         active.set(Instant::now());
     }
+}
+
+/// Read to the end, for nothing.
+async fn drain(mut reader: impl AsyncRead + Unpin) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    while reader.read(&mut buffer).await? > 0 {}
+    Ok(())
 }
 
 async fn send(
@@ -111,9 +131,7 @@ impl<W: AsyncWrite + Unpin> Down<W> {
                 biased;
                 read = reader.read_buf(&mut buffer) => read?,
                 _ = stop.wait_for(|stop| *stop), if self.frames.is_between() => {
-                    send(&mut self.writer, &GOING_AWAY, self.write_time).await?;
-                    sleep(FAREWELL_TIME).await;
-                    return Ok(());
+                    return send(&mut self.writer, &GOING_AWAY, self.write_time).await;
                 }
             };
             if count == 0 {
