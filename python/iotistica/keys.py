@@ -94,6 +94,11 @@ def presence_channel(tenant: str, agent: str) -> str:
     return _channel(tenant, agent, "presence")
 
 
+def tenant_presence_channel(tenant: str) -> str:
+    """The same of all agents of a tenant."""
+    return f"tenant:{{{tenant}}}:presence"
+
+
 def jobs_channel(tenant: str, agent: str) -> str:
     """`{deviceUuid, type, data, timestamp}` of whatever happens to a job of an agent."""
     return _channel(tenant, agent, "jobs")

@@ -134,6 +134,16 @@ OUTBOX_SENT = _counter("outbox_sent_total", "Messages to agents that the broker 
 OUTBOX_REFUSED = _counter("outbox_refused_total", "Messages to agents that the broker refused")
 OUTBOX_WAITING = _gauge("outbox_messages", "Messages that wait for a control process")
 
+# Live values
+LIVE_SOCKETS = _gauge("live_sockets", "WebSockets that are open")
+LIVE_SUBSCRIPTIONS = _counter("live_subscriptions_total", "Channels subscribed to", "channel")
+LIVE_MESSAGES = _counter("live_messages_total", "Messages sent to those who listen")
+LIVE_CLOSED = _counter(
+    "live_closed_total",
+    "Sockets that were closed by this side: expired, revoked, flood, slow, stopping",
+    "reason",
+)
+
 # Supervisor
 PROCESS_RESTARTS = _counter(
     "process_restarts_total", "Processes started again after they ended", "name"

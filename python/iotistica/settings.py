@@ -20,6 +20,7 @@ from iotistica.agent_settings import AgentSettings
 from iotistica.breaker import Breaker
 from iotistica.errors import ConfigError
 from iotistica.identity_settings import IdentitySettings
+from iotistica.live_settings import LiveSettings
 from iotistica.monitor_settings import MonitorSettings
 from iotistica.profiles import PROFILES, Profile
 from iotistica.quotas import Quota
@@ -34,7 +35,7 @@ def _autoscale(rule: str) -> AliasChoices:
     return _names(f"autoscale_{rule}", f"AUTOSCALE_{rule.upper()}")
 
 
-class Settings(IdentitySettings, AgentSettings, MonitorSettings):
+class Settings(IdentitySettings, AgentSettings, MonitorSettings, LiveSettings):
     """Settings of every iotistica process.
 
     `Settings.load()` is the door: it turns a wrong value into a `ConfigError` of one sentence.

@@ -116,6 +116,7 @@ async def world(
         redis_url=redis_url,
         mqtt_url=broker.bridge_url,
         mqtt_client_id=client_id,
+        jwt_secret="k" * 64,
         tenant_refresh_s=0.05,
         stop_grace_s=0.5,
         database_connect_timeout_s=1.0,

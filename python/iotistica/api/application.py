@@ -16,6 +16,10 @@ from iotistica.api.auth import Tokens
 from iotistica.api.broker_parts import broker_handlers
 from iotistica.api.express import Express, Running
 from iotistica.api.identity import Identity
+from iotistica.api.live.channels import Stores
+from iotistica.api.live.entrance import Entrance
+from iotistica.api.live.hub import Hub
+from iotistica.api.live.listener import Listener
 from iotistica.api.monitoring import monitoring_handlers
 from iotistica.api.peers import Peers
 from iotistica.api.presence import Presence, presence_of
@@ -35,6 +39,7 @@ from iotistica.api.routes.documents import Documents
 from iotistica.api.routes.events import Events
 from iotistica.api.routes.job_handlers import JobHandlerRoutes
 from iotistica.api.routes.jobs import Jobs
+from iotistica.api.routes.live import Live
 from iotistica.api.routes.readings import Readings
 from iotistica.api.routes.roles import Roles
 from iotistica.api.routes.sessions import Sessions
@@ -51,6 +56,7 @@ from iotistica.store.job_templates import JobTemplates
 from iotistica.store.jobs import JobStore
 from iotistica.store.journal import Journal
 from iotistica.store.ledger import LedgerStore
+from iotistica.store.live import LiveStore
 from iotistica.store.pool import Pool, open_pool
 from iotistica.store.roles import RoleStore
 from iotistica.store.series import SeriesStore
@@ -82,6 +88,7 @@ def handlers(parts: Parts) -> list[Any]:
     ledger = LedgerStore(parts.pool)
     return [
         System(parts.probe, parts.peers),
+        Live(),
         Sessions(parts.identity, parts.settings),
         Admission(parts.identity, parts.pool, parts.settings),
         Users(parts.identity, RoleStore(parts.pool)),
@@ -148,6 +155,20 @@ class Application:
             parts.identity.gate,
             heard=parts.presence.seen,
         )
+        store = LiveStore(parts.pool)
+        self._hub = Hub(parts.settings.require("redis_url"))
+        self.live = Listener(
+            entrance=Entrance(
+                self.table,
+                parts.identity.callers,
+                store,
+                cors_origins=parts.settings.cors_origins,
+            ),
+            hub=self._hub,
+            stores=Stores(store, parts.streams),
+            settings=parts.settings,
+        )
+        """WebSockets; whoever opened the application has a listening socket for it."""
 
     @classmethod
     async def open(
@@ -180,11 +201,16 @@ class Application:
     def start(self) -> None:
         """Start what runs beside the handlers."""
         works = [one.run() for one in self._handlers if isinstance(one, Running)]
-        works += [self._parts.presence.chore().repeat(), self._parts.agents.run()]
+        works += [
+            self._parts.presence.chore().repeat(),
+            self._parts.agents.run(),
+            self._hub.run(),
+        ]
         self._running = [asyncio.create_task(work) for work in works]
 
     async def close(self) -> None:
         """End what runs beside the handlers, and close the connections."""
+        await self.live.close()
         await tasks.end(self._running)
         await self._parts.identity.close()
         await self._parts.peers.close()

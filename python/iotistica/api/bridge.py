@@ -13,6 +13,7 @@ from iotistica.api.link import Link, run_together, serve
 from iotistica.api.outlet import Outlet
 from iotistica.api.presence import Presence, presence_of
 from iotistica.api.pressure import Pressure
+from iotistica.api.shares import share
 from iotistica.api.tenants import Tenants
 from iotistica.api.topic_watch import TopicWatch
 from iotistica.quotas import Quotas
@@ -75,7 +76,7 @@ class Bridge:
         )
 
     async def _subscribe(self, session: mqtt.Session) -> None:
-        await session.subscribe(keys.shared_filter(keys.TELEMETRY_FILTER))
+        await session.subscribe(share(self._settings, keys.TELEMETRY_FILTER))
         try:
             await session.subscribe(keys.BROKER_DROPPED_TOPIC)
         except mqtt.Refused:

@@ -130,7 +130,7 @@ class Control:
         )
 
     async def _opened(self, session: mqtt.Session, intake: Intake) -> None:
-        await intake.subscribe(self._families)
+        await intake.subscribe(self._families, self._settings)
         self._link.opened(session)
 
 

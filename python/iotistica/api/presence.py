@@ -109,8 +109,12 @@ async def tell(channels: Channels, changes: Sequence[Change]) -> None:
         metrics.PRESENCE_CHANGES.labels("online" if change.online else "offline").inc()
     try:
         await channels.publish_many(
-            (keys.presence_channel(change.tenant, change.agent), _message(change))
+            (channel, _message(change))
             for change in changes
+            for channel in (
+                keys.presence_channel(change.tenant, change.agent),
+                keys.tenant_presence_channel(change.tenant),
+            )
         )
     except StoreUnavailable as error:
         _occasional.warning("live values were not published", error=str(error))

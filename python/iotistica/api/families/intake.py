@@ -12,7 +12,9 @@ from iotistica._native import InvalidTopic
 from iotistica.api.batch import Routes
 from iotistica.api.families.family import Family, by_topic
 from iotistica.api.families.lane import Desk, Lane
+from iotistica.api.shares import share
 from iotistica.mqtt import Session
+from iotistica.settings import Settings
 
 _occasional = log.Occasional(log.get(__name__))
 
@@ -29,11 +31,11 @@ class Intake:
         self._work: list[asyncio.Task[None]] = []
         metrics.CONTROL_IN_FLIGHT.set_function(lambda: session.in_flight)
 
-    async def subscribe(self, families: Mapping[str, Family]) -> None:
+    async def subscribe(self, families: Mapping[str, Family], settings: Settings) -> None:
         """Share the families' topics with the other control processes, as far as they may be."""
         divided = [family for family in families.values() if family.shared]
         for rest in _widest(rest for family in divided for rest in family.filters):
-            shared = keys.shared_filter(keys.family_filter(rest), keys.CONTROL_GROUP)
+            shared = share(settings, keys.family_filter(rest), keys.CONTROL_GROUP)
             await self._session.subscribe(shared)
         for family in families.values():
             for rest in () if family.shared else family.filters:
