@@ -125,7 +125,9 @@ class Again:
         async def send(batch: Batch) -> None:
             await batch.write(streams)
 
-        return duties.Means(settings=self._settings, pool=pool, streams=streams, send=send)
+        # Dictionaries are decided by `redrive.dictionaries`, before anything else.
+        settings = self._settings.model_copy(update={"key_compaction": False})
+        return duties.Means(settings=settings, pool=pool, streams=streams, send=send)
 
 
 class _Silence:
