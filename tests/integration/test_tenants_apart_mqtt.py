@@ -133,7 +133,9 @@ async def world(broker: TestBroker) -> AsyncIterator[World]:
 def watching(world: World) -> Iterator[Wire]:
     """The platform, which hears everything that any agent gets through."""
     with world.platform() as watcher:
-        watcher.subscribe("i/#", "cmd/#", "agent/#")
+        # What other tests have left at the broker is none of it.
+        fresh = mqtt5.RetainHandling.SEND_NEVER
+        watcher.subscribe("i/#", "cmd/#", "agent/#", retain_handling=fresh)
         yield watcher
 
 
