@@ -56,12 +56,13 @@ SETTINGS = {
     "PYTHONSAFEPATH": "1",
 }
 _REVIVE_S = 60.0
-_CHILDREN = {
+CHILDREN = {
     "bridge": "iotistica.api.bridge",
     "control": "iotistica.api.control",
     "door": "iotistica.api.door",
     "web": "iotistica.api.robyn_app",
 }
+"""Processes that `iotistica api` supervises, and the module of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +212,7 @@ class Rig:
             if thing.child.running and thing.child.pid is not None
         }
         if supervisor := pids.get("api"):
-            for name, module in _CHILDREN.items():
+            for name, module in CHILDREN.items():
                 for pid in processes.children(supervisor, module):
                     pids[name] = pid
         return pids

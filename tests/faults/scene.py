@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tests.faults.account import Account
 from tests.faults.load import Crew, Load, Marks
 from tests.faults.program import Program
-from tests.faults.rig import Rig
+from tests.faults.rig import CHILDREN, Rig
 
 _POLL_S = 0.02
 
@@ -68,4 +68,4 @@ class Scene:
 
     def doom(self, name: str) -> None:
         """Expect the end of a process and of those that it supervises."""
-        self.doomed |= {name, *(("bridge", "control", "web") if name == "api" else ())}
+        self.doomed |= {name, *(CHILDREN if name == "api" else ())}

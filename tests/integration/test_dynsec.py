@@ -6,9 +6,11 @@ import asyncio
 import json
 import secrets
 import subprocess
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import asyncpg
@@ -98,8 +100,17 @@ async def ended(session: mqtt.Session) -> None:
         await asyncio.wait_for(listen(), 10)
 
 
+def written(broker: DynsecBroker) -> Any:
+    """What the plugin's file says, which it writes in place."""
+    for _ in range(100):
+        with suppress(json.JSONDecodeError):
+            return json.loads(broker.file.read_text())
+        time.sleep(0.02)
+    raise AssertionError(f"{broker.file} is never whole")
+
+
 def clients(broker: DynsecBroker) -> set[str]:
-    return {one["username"] for one in json.loads(broker.file.read_text())["clients"]}
+    return {one["username"] for one in written(broker)["clients"]}
 
 
 async def test_iotistica_itself_is_let_in_and_nobody_may_anything(plugged: DynsecBroker) -> None:
@@ -116,7 +127,7 @@ async def test_iotistica_itself_is_let_in_and_nobody_may_anything(plugged: Dynse
     before = plugged.file.stat().st_mtime_ns
     assert await told.prepare() is False
     assert plugged.file.stat().st_mtime_ns == before
-    assert set(json.loads(plugged.file.read_text())["defaultACLAccess"].values()) == {False}
+    assert set(written(plugged)["defaultACLAccess"].values()) == {False}
 
 
 async def test_an_account_may_do_what_its_rules_say(plugged: DynsecBroker) -> None:
@@ -204,7 +215,7 @@ async def test_a_removal_ends_sessions_and_may_be_repeated(plugged: DynsecBroker
     with pytest.raises((mqtt.Refused, mqtt.Disconnected)):
         async with connected(plugged.url(own.username, own.password)):
             pass
-    roles = [one["rolename"] for one in json.loads(plugged.file.read_text())["roles"]]
+    roles = [one["rolename"] for one in written(plugged)["roles"]]
     assert sorted(roles) == ["admin", f"iotistica:{SERVICE}"]
 
 
