@@ -15,10 +15,10 @@ import pytest
 import pytest_asyncio
 from tests.agent_double import AgentDouble, Http
 from tests.cloud_api import TENANT, Api, token
+from tests.newcomer import newcomer
 from tests.shell import Shell
 
-from iotistica.api.models.agents import Fleet, NewAgent, NewFleet
-from iotistica.api.models.provisioning import MadeKey
+from iotistica.api.models.agents import NewAgent
 from iotistica.client import Client
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -202,7 +202,8 @@ async def test_target_states_are_staged_deployed_and_rolled_back(
 
 
 async def test_a_job_is_waited_for(shell: Shell, api: Api, client: Client, tmp_path: Path) -> None:
-    agent = await newcomer(api, client)
+    agent = await newcomer(client, Http(api.client, api.url))
+    await agent.come_in()
     file = tmp_path / "job.json"
     file.write_bytes(orjson.dumps(DOCUMENT))
     run = ("jobs", "run", str(file), "--agent", agent.uuid, "--wait")
@@ -311,17 +312,6 @@ async def test_incidents_are_listed_and_resolved(
     assert done.documents == []
     done = await shell("incidents", "resolve", "999999")
     assert done.code == 1
-
-
-async def newcomer(api: Api, client: Client) -> AgentDouble:
-    fleet = await client.transport.call(
-        "POST", "/api/v1/fleets", Fleet, body=NewFleet(fleet_name=secrets.token_hex(4))
-    )
-    body = {"fleetUuid": fleet.fleet_uuid}
-    key = await client.transport.call("POST", "/api/v1/provisioning-keys", MadeKey, body=body)
-    agent = AgentDouble(ask=Http(api.client, api.url), provisioning_key=key.key)
-    await agent.come_in()
-    return agent
 
 
 async def handed_out(agent: AgentDouble) -> str:
