@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pty
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,17 +51,49 @@ class Shell:
 
     environment: dict[str, str]
 
-    async def __call__(self, *arguments: str, stdin: object = None, **environment: str) -> Done:
-        process = await asyncio.create_subprocess_exec(
+    async def start(
+        self,
+        *arguments: str,
+        stdin: int = asyncio.subprocess.PIPE,
+        stdout: int = asyncio.subprocess.PIPE,
+        stderr: int = asyncio.subprocess.PIPE,
+        **environment: str,
+    ) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "iotistica", *arguments),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
             env={**CLEAN, **self.environment, **environment},
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
         )
+
+    async def __call__(self, *arguments: str, stdin: object = None, **environment: str) -> Done:
+        process = await self.start(*arguments, **environment)
         given = b"" if stdin is None else orjson.dumps(stdin)
         output, errors = await process.communicate(given)
         for name in SECRETS:
             if secret := {**self.environment, **environment}.get(name):
                 assert secret not in (output + errors).decode()
         return Done(process.returncode or 0, output.decode(), errors.decode())
+
+
+async def watched(
+    start: Callable[..., Awaitable[asyncio.subprocess.Process]], *, answer: str = ""
+) -> tuple[int, str]:
+    """Exit code of what `start` starts, and what was seen on its terminal."""
+    leader, follower = pty.openpty()
+    process = await start(stdin=follower, stdout=follower, stderr=follower)
+    os.close(follower)
+    os.write(leader, answer.encode())
+    seen = b""
+
+    def read() -> bytes:
+        try:
+            return os.read(leader, 65536)
+        except OSError:  # the other side is closed
+            return b""
+
+    while chunk := await asyncio.to_thread(read):
+        seen += chunk
+    os.close(leader)
+    return await process.wait(), seen.decode()

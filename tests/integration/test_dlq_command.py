@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import pty
 import re
 import signal
 import sys
@@ -13,6 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import orjson
 import pytest
 from tests.dictionaries import learn
 from tests.letters import START_MS, Letters
-from tests.shell import Done
+from tests.shell import Done, watched
 
 from iotistica import keys
 from iotistica._native import format_topic
@@ -371,24 +371,8 @@ Terminal = Callable[..., Awaitable[tuple[int, str]]]
 
 async def on_a_terminal(world: World, *arguments: str, answer: str = "") -> tuple[int, str]:
     """Exit code, and what was seen on the terminal."""
-    leader, follower = pty.openpty()
-    process = await world.start(
-        *arguments, "--tenant", world.tenant, stdin=follower, stdout=follower, stderr=follower
-    )
-    os.close(follower)
-    os.write(leader, answer.encode())
-    seen = b""
-
-    def read() -> bytes:
-        try:
-            return os.read(leader, 65536)
-        except OSError:  # the other side is closed
-            return b""
-
-    while chunk := await asyncio.to_thread(read):
-        seen += chunk
-    os.close(leader)
-    return await process.wait(), seen.decode()
+    begin = partial(world.start, *arguments, "--tenant", world.tenant)
+    return await watched(begin, answer=answer)
 
 
 async def test_a_terminal_sees_a_bar_and_is_asked(world: World) -> None:

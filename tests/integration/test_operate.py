@@ -7,6 +7,7 @@ import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -16,7 +17,7 @@ import pytest_asyncio
 from tests.agent_double import AgentDouble, Http
 from tests.cloud_api import TENANT, Api, token
 from tests.newcomer import newcomer
-from tests.shell import Shell
+from tests.shell import Shell, watched
 
 from iotistica.api.models.agents import NewAgent
 from iotistica.client import Client
@@ -108,6 +109,8 @@ async def test_an_agent_is_tagged_shown_and_removed(shell: Shell, client: Client
         2,
         {"error": "--yes is not given, and there is nobody to ask"},
     )
+    code, seen = await watched(partial(shell.start, "agents", "remove", agent), answer="n\n")
+    assert (code, f"Remove agent {agent}?" in seen) == (1, True)
     assert (await client.agents.get(agent)).uuid == agent
     done = await shell("agents", "remove", agent, "--yes")
     assert (done.code, done.output) == (0, f"{agent} is removed\n")
@@ -218,6 +221,12 @@ async def test_a_job_is_waited_for(shell: Shell, api: Api, client: Client, tmp_p
         assert (last["job_id"], last["status"]) == (job, "COMPLETED")
         assert last["job_name"] == "job.json"
         assert last[f"{status.lower()}_agents"] == 1
+    waiting = asyncio.create_task(watched(partial(shell.start, *run)))
+    await report(agent, await handed_out(agent), "SUCCEEDED")
+    code, seen = await waiting
+    assert code == 0
+    assert "agents that are done" in seen
+    assert "1/1" in seen
     waiting = asyncio.create_task(shell(*run))
     job = await handed_out(agent)
     await report(agent, job, "FAILED", exit_code=7, reason="no \x1b[2Jpower")
