@@ -29,6 +29,9 @@ def failures(as_json: bool) -> Iterator[None]:
     """Turn our errors into one sentence on standard error and an exit status."""
     try:
         yield
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; typer ends quietly.
+        raise
     except (IotisticaError, OSError) as error:
         line = orjson.dumps({"error": str(error)}).decode() if as_json else f"iotistica: {error}"
         sys.stderr.write(line + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import time
 import uuid
@@ -81,6 +82,14 @@ async def test_a_list_longer_than_a_page_is_read_to_its_end(
     )
     done = await shell("agents", "list", "--name", f"{mark}*", "--json")
     assert [one["name"] for one in done.documents] == [f"{mark}{n}" for n in range(1, 1204)]
+    for form in ([], ["--json"]):
+        reader, writer = os.pipe()
+        listing = ("agents", "list", "--name", f"{mark}*", *form)
+        process = await shell.start(*listing, stdout=writer)
+        os.close(writer)
+        os.close(reader)
+        assert process.stderr is not None
+        assert (await process.stderr.read(), await process.wait()) == (b"", 1)
     await database.execute("DELETE FROM agents WHERE name LIKE $1 || '%'", mark)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -69,7 +68,7 @@ def run(
     ended, others = options.run(lambda client: _ended(client, job))
     output.said(options, ended, _sentence(ended))
     if others and not options.json:
-        sys.stdout.write(output.table(_columns(_PARTS), others))
+        output.write(output.table(_columns(_PARTS), others))
     if ended["succeeded_agents"] != ended["total_agents"]:
         raise typer.Exit(1)
 
@@ -106,7 +105,7 @@ def show(options: Options, job: JobId) -> None:
         output.line({**found, "agents": parts})
         return
     output.shown(options, found)
-    sys.stdout.write("\n" + output.table(_columns(_PARTS), parts))
+    output.write("\n" + output.table(_columns(_PARTS), parts))
 
 
 @app.command(help="End a job for all agents that are not done." + EXIT_CODES)

@@ -37,7 +37,7 @@ def listed(
 
     found = options.run(read)
     if not options.json:
-        sys.stdout.write(table(columns, found))
+        write(table(columns, found))
 
 
 def rows(options: Options, found: Iterable[Mapping[str, object]], names: Sequence[str]) -> None:
@@ -46,7 +46,7 @@ def rows(options: Options, found: Iterable[Mapping[str, object]], names: Sequenc
         for one in found:
             line(one)
     else:
-        sys.stdout.write(table({name: itemgetter(name) for name in names}, found))
+        write(table({name: itemgetter(name) for name in names}, found))
 
 
 def said(options: Options, document: object, sentence: str) -> None:
@@ -54,8 +54,7 @@ def said(options: Options, document: object, sentence: str) -> None:
     if options.json:
         line(document)
     else:
-        sys.stdout.write(f"{sentence}\n")
-    sys.stdout.flush()
+        write(f"{sentence}\n")
 
 
 def shown(options: Options, one: Any) -> None:
@@ -67,12 +66,18 @@ def shown(options: Options, one: Any) -> None:
     width = max(map(len, fields))
     for name, value in fields.items():
         if value is not None:
-            sys.stdout.write(f"{name:<{width}} {cell(value)}\n")
+            write(f"{name:<{width}} {cell(value)}\n")
+
+
+def write(text: str) -> None:
+    """Print it now: whoever reads through a pipe may have seen enough."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def line(one: Any) -> None:
     """One document as a line of JSON."""
-    sys.stdout.write(msgspec.json.encode(one).decode() + "\n")
+    write(msgspec.json.encode(one).decode() + "\n")
 
 
 def table(columns: Mapping[str, Callable[[T], object]], items: Iterable[T]) -> str:
