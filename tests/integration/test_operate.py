@@ -160,6 +160,8 @@ async def test_logs_and_metrics_are_what_the_agent_reported(
     assert done.code == 2
     done = await shell("agents", "logs", agent, "--since", "1h", "--text", "E\n1", "--json")
     assert [one["message"] for one in done.documents] == ["line\n1"]
+    done = await shell("agents", "logs", agent, "--since", "999999d")
+    assert (done.code, done.errors[:34]) == (2, "iotistica: --since is '999999d'; a")
     done = await shell("agents", "logs", agent, "--until", "1h")
     assert (done.code, done.output) == (0, "")
     done = await shell("agents", "metrics", agent, "--limit", "2", "--json")
@@ -180,13 +182,13 @@ async def test_target_states_are_staged_deployed_and_rolled_back(
     assert (done.code, done.document["version"]) == (0, 1)
     assert (done.document["needs_deployment"], done.document["served_version"]) == (True, None)
     done = await shell("target", "deploy", agent)
-    assert (done.code, done.output) == (0, "Target state deployed: version 2, the agent's is 2\n")
+    assert (done.code, done.output) == (0, "Target state deployed: version 2, served 2\n")
     # What is shown can be written back.
     shown = (await shell("target", "show", agent, "--json")).document
     shown["config"]["poll"] = 60
     write = ("target", "set", agent, "-", "--deploy", "--if-version")
     done = await shell(*write, "2", stdin=shown)
-    assert done.output == "Target state updated: version 3, the agent's is 3\n"
+    assert done.output == "Target state updated: version 3, served 3\n"
     done = await shell(*write, "2", stdin=shown)
     assert (done.code, done.errors) == (
         1,

@@ -130,9 +130,6 @@ def rollback(
 def _print(options: Options, written: Written) -> None:
     from iotistica.operate import output
 
-    served = "not served yet" if written.served_version is None else written.served_version
-    output.said(
-        options,
-        written,
-        f"{written.message}: version {written.version}, the agent's is {served}",
-    )
+    served = "none yet" if written.served_version is None else written.served_version
+    sentence = f"{written.message}: version {written.version}, served {served}"
+    output.said(options, written, sentence)
