@@ -12,6 +12,7 @@ import typer
 from iotistica import admin_command, audit_command, quota_command, spool_command
 from iotistica.command import DataDir, Json, failures
 from iotistica.dlq import command as dlq_command
+from iotistica.operate import agents, findings, jobs, target
 from iotistica.settings import Settings
 from iotistica.simulator.plan import Format, Plan
 from iotistica.written import Input
@@ -203,9 +204,14 @@ def decode(
 
 app.command(help=audit_command.HELP)(audit_command.audit)
 app.add_typer(admin_command.app, name="admin")
+app.add_typer(agents.app, name="agents")
+app.add_typer(findings.alerts, name="alerts")
 app.add_typer(dlq_command.app, name="dlq")
+app.add_typer(findings.incidents, name="incidents")
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(quota_command.app, name="quota")
 app.add_typer(spool_command.app, name="spool")
+app.add_typer(target.app, name="target")
 
 
 def main() -> None:

@@ -15,8 +15,11 @@ import orjson
 import pytest
 from tests.agent_double import AgentDouble, Http, p256
 from tests.e2e.test_up import Start, Up, start
+from tests.newcomer import newcomer
 
 from iotistica import mqtt
+from iotistica.api.models.target_state import Target
+from iotistica.client import Client
 from iotistica.embedded.broker import BUILTIN, find_broker
 from iotistica.streams import Streams
 
@@ -26,36 +29,16 @@ _ROWS = "SELECT count(*) FROM readings WHERE agent_uuid = $1"
 _WAIT_S = 20.0
 
 
-class Operator:
-    """Whoever holds the token that `up` printed."""
-
-    def __init__(self, client: aiohttp.ClientSession, ready: dict[str, Any]) -> None:
-        self._ask = Http(client, ready["api"])
-        self._headers = {"authorization": f"Bearer {ready['token']}"}
-
-    async def __call__(self, method: str, path: str, body: Any = None) -> Any:
-        answer = await self._ask(method, path, body, self._headers)
-        assert answer.status in (200, 201), answer.body
-        return answer.body
-
-
 @asynccontextmanager
-async def platform(start: Start, program: str) -> AsyncIterator[tuple[Up, Operator, Any]]:
+async def platform(start: Start, program: str) -> AsyncIterator[tuple[Up, Client, Http]]:
     if program == "mosquitto" and find_broker() == BUILTIN:
         pytest.skip("mosquitto >= 2 is not installed")
     up = await start(IOTISTICA_BROKER=program)
     await up.until_ready()
-    async with aiohttp.ClientSession() as client:
-        yield up, Operator(client, up.ready), Http(client, up.ready["api"])
+    url = up.ready["api"]
+    async with aiohttp.ClientSession() as http, Client(url, token=up.ready["token"]) as operator:
+        yield up, operator, Http(http, url)
     assert await up.stop(signal.SIGTERM) == 0
-
-
-async def newcomer(operator: Operator, http: Http, **changes: Any) -> AgentDouble:
-    fleets = (await operator("GET", "/api/v1/fleets"))["fleets"]
-    fleet = fleets[0] if fleets else await operator("POST", "/api/v1/fleets", {"fleetName": "e2e"})
-    body = {"fleetUuid": fleet["fleet_uuid"]}
-    made = await operator("POST", "/api/v1/provisioning-keys", body)
-    return AgentDouble(ask=http, provisioning_key=made["key"], **changes)
 
 
 def message(value: float) -> dict[str, Any]:
@@ -102,10 +85,10 @@ async def test_an_agent_comes_in_publishes_and_comes_back_after_a_restart(
                 await session.publish("i/c-3dOFzo/a/AAAAAAAAAAAAAAAAAAAAAA/state", b"{}", qos=1)
         ping = await agent.call("GET", f"/api/v1/device/{agent.uuid}/ping")
         assert ping.status == 200
-        wanted = {"apps": {}, "config": {"intervals": {"poll": 30}}}
-        await operator("POST", f"/api/v1/agents/{agent.uuid}/target-state", wanted)
+        wanted = {"intervals": {"poll": 30}}
+        await operator.targets.set(agent.uuid, Target(apps={}, config=wanted))
         polled = await agent.poll()
-        assert polled.body[agent.uuid]["config"] == wanted["config"]
+        assert polled.body[agent.uuid]["config"] == wanted
         assert (await agent.poll(polled.headers["etag"])).status == 304
         assert (await agent.rotate()).status == 200
         assert (await agent.poll(polled.headers["etag"])).status == 304
@@ -145,20 +128,19 @@ async def test_deactivation_and_deletion_end_what_an_agent_may_do(
         agent = await newcomer(operator, http)
         await agent.come_in()
         connection = await asyncpg.connect(up.ready["database"])
-        path = f"/api/v1/agents/{agent.uuid}"
         async with agent.connect() as session:
             await agent.publish(session, "endpoints/plc", message(1))
             await stored(connection, agent, 1)
-            await operator("PATCH", f"{path}/active", {"is_active": False})
+            await operator.agents.set_active(agent.uuid, False)
             with pytest.raises(mqtt.Disconnected):
                 async with asyncio.timeout(_WAIT_S):
                     await session.receive()
         await cut_off(agent)
         assert (await agent.call("GET", f"/api/v1/device/{agent.uuid}/ping")).status == 403
-        await operator("PATCH", f"{path}/active", {"is_active": True})
+        await operator.agents.set_active(agent.uuid, True)
         async with agent.connect():
             pass
-        await operator("DELETE", path)
+        await operator.agents.delete(agent.uuid)
         await cut_off(agent)
         assert (await agent.call("GET", f"/api/v1/device/{agent.uuid}/ping")).status == 401
         # What somebody else sends in its name ends as a dead letter.

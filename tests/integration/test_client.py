@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from tests.cloud_api import AGENT, FOREIGN, ODD, TENANT, Api, token
+from tests.receiver import receiving
 
 from iotistica.api.models.agents import AgentQuery, NewAgent
 from iotistica.api.models.endpoints import EndpointWritten
@@ -31,6 +32,7 @@ from iotistica.errors import (
     Conflict,
     Denied,
     Forbidden,
+    IotisticaError,
     NotFound,
     PreconditionFailed,
     StoreUnavailable,
@@ -200,6 +202,15 @@ async def test_users_of_the_broker(client: Client) -> None:
     await client.mqtt_users.delete(made.id)
     with pytest.raises(NotFound):
         await client.mqtt_users.get(made.id)
+
+
+async def test_credentials_follow_no_redirect_and_strangers_are_no_crash() -> None:
+    async with receiving(302, 200) as stranger, Client(stranger.url, api_key="k") as client:
+        with pytest.raises(IotisticaError, match="the API answered 302"):
+            await client.agents.tag(AGENT, {})
+        assert len(stranger.received) == 1
+        with pytest.raises(IotisticaError, match=f"{stranger.url} answers what this client"):
+            await client.agents.tag(AGENT, {})
 
 
 async def test_one_credential_is_enough() -> None:

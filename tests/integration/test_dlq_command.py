@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import pty
 import re
 import signal
 import sys
@@ -13,6 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import orjson
 import pytest
 from tests.dictionaries import learn
 from tests.letters import START_MS, Letters
+from tests.shell import Done, watched
 
 from iotistica import keys
 from iotistica._native import format_topic
@@ -31,23 +32,6 @@ from iotistica.streams import DeadLetter, Streams
 
 SERVERS = ("DATABASE_URL", "REDIS_URL", "MQTT_URL", "IOTISTICA_DATA_DIR", "IOTISTICA_SPOOL_DIR")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in SERVERS}
-
-
-@dataclass
-class Done:
-    """A command that has ended."""
-
-    code: int
-    output: str
-    errors: str
-
-    @property
-    def objects(self) -> list[Any]:
-        return [orjson.loads(line) for line in self.output.splitlines()]
-
-    @property
-    def last(self) -> Any:
-        return self.objects[-1]
 
 
 @dataclass
@@ -254,7 +238,7 @@ async def test_replay_brings_in_what_is_good_now(world: World) -> None:
     assert len(await world.left()) == 4
     done = await world.dlq("replay", "--all", "--json")
     assert done.code == 1
-    assert [one["result"] for one in done.objects[:4]] == ["passed"] * 3 + ["still_bad"]
+    assert [one["result"] for one in done.documents[:4]] == ["passed"] * 3 + ["still_bad"]
     assert done.last == {
         "dry_run": False,
         "letters": 4,
@@ -312,7 +296,7 @@ async def test_replay_of_strays_goes_by_their_topics(world: World) -> None:
     await world.register()
     done = await world.run("replay", "--stray", "--all", "--json")
     assert (done.code, done.last["inserted"]) == (0, 1)
-    assert done.objects[0]["tenant"] == world.tenant
+    assert done.documents[0]["tenant"] == world.tenant
     assert await world.rows() == 1
 
 
@@ -365,8 +349,8 @@ async def test_export_writes_payloads_and_all_that_is_known(world: World, tmp_pa
     given = [world.letter(data=b"\x00\xff"), world.letter(form=(b"data", b"", b"source", b"x"))]
     ids = await world.park(*given)
     done = await world.dlq("export")
-    assert [one["id"] for one in done.objects] == ids
-    assert [base64.b64decode(one["payload"]) for one in done.objects] == [
+    assert [one["id"] for one in done.documents] == ids
+    assert [base64.b64decode(one["payload"]) for one in done.documents] == [
         *(letter.data for letter in given),
     ]
     assert [base64.b64decode(part) for part in done.last["form"]] == [*given[1].form]
@@ -387,24 +371,8 @@ Terminal = Callable[..., Awaitable[tuple[int, str]]]
 
 async def on_a_terminal(world: World, *arguments: str, answer: str = "") -> tuple[int, str]:
     """Exit code, and what was seen on the terminal."""
-    leader, follower = pty.openpty()
-    process = await world.start(
-        *arguments, "--tenant", world.tenant, stdin=follower, stdout=follower, stderr=follower
-    )
-    os.close(follower)
-    os.write(leader, answer.encode())
-    seen = b""
-
-    def read() -> bytes:
-        try:
-            return os.read(leader, 65536)
-        except OSError:  # the other side is closed
-            return b""
-
-    while chunk := await asyncio.to_thread(read):
-        seen += chunk
-    os.close(leader)
-    return await process.wait(), seen.decode()
+    begin = partial(world.start, *arguments, "--tenant", world.tenant)
+    return await watched(begin, answer=answer)
 
 
 async def test_a_terminal_sees_a_bar_and_is_asked(world: World) -> None:

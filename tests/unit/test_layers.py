@@ -22,6 +22,8 @@ FENCES = {
     "robyn": "api/robyn_app.py",
 }
 
+_SERVERS = ("ingestion", "simulator", "embedded.stack", "up", "store", "streams", "mqtt")
+
 # What lies below imports nothing from above.
 FORBIDDEN = {
     "store/": ("api", "audit", "ingestion", "simulator", "embedded", "up", "mqtt"),
@@ -33,6 +35,9 @@ FORBIDDEN = {
     "ingestion/": ("api", "simulator", "embedded", "up", "mqtt"),
     "redrive/": ("api", "ingestion", "simulator", "embedded", "up", "mqtt", "dlq"),
     "encoder.py": ("api", "ingestion", "simulator", "embedded", "up", "mqtt", "redrive"),
+    "client/": _SERVERS,
+    # By the client alone, but for the secret of a data directory.
+    "operate/": (*_SERVERS, "api.routes"),
     "embedded/": ("api", "ingestion", "simulator", "up"),
     "simulator/": ("api", "ingestion", "up"),
 }

@@ -142,7 +142,7 @@ class Transport:
                     raise
                 await asyncio.sleep(after_s)
             else:
-                return msgspec.json.decode(answer or b"null", type=kind)
+                return self._decoded(answer, kind)
         raise AssertionError("the last attempt returns or raises")
 
     async def pages(
@@ -165,6 +165,14 @@ class Transport:
         self._keep(await self._authorized(_Request("POST", path, body=body)))
         if self._login is not None:
             self._login = replace(self._login, password=new)
+
+    def _decoded(self, answer: bytes, kind: type[T]) -> T:
+        try:
+            return msgspec.json.decode(answer or b"null", type=kind)
+        except msgspec.DecodeError as error:
+            raise IotisticaError(
+                f"{self._url} answers what this client does not know: {error}"
+            ) from None
 
     async def _authorized(self, request: _Request) -> bytes:
         token = self._token
@@ -194,7 +202,7 @@ class Transport:
         self._keep(await self._send(_Request("POST", f"{_AUTH}/login", body=body)))
 
     def _keep(self, answer: bytes) -> None:
-        given = msgspec.json.decode(answer, type=LoggedIn)
+        given = self._decoded(answer, LoggedIn)
         self._token, self._refresh = given.access_token, given.refresh_token
 
     async def _send(self, request: _Request) -> bytes:
@@ -208,14 +216,15 @@ class Transport:
         if request.body is not None:
             data, headers["content-type"] = msgspec.json.encode(request.body), "application/json"
         try:
+            # Elsewhere is no place for our credentials.
             async with self._session.request(
-                request.method, url, data=data, headers=headers
+                request.method, url, data=data, headers=headers, allow_redirects=False
             ) as reply:
                 content = await reply.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             what = str(error) or type(error).__name__
             raise StoreUnavailable(f"the API at {self._url} does not answer: {what}") from None
-        if reply.status >= 400:
+        if reply.status >= 300:
             raise _error(reply.status, content, reply.headers.get("retry-after"))
         return content
 

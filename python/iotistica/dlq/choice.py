@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from iotistica import keys
 from iotistica.command import attached
 from iotistica.embedded.directory import default_directory
 from iotistica.errors import ConfigError
+from iotistica.instants import moment
 from iotistica.settings import Settings
 from iotistica.simulator.target import from_directory
 from iotistica.streams import Filter
 from iotistica.streams.letter import is_id
-
-_AGO = re.compile(r"([0-9]{1,6})([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +76,3 @@ def check_id(letter_id: str) -> None:
     """Raise `ConfigError` for what cannot be the id of a letter."""
     if not is_id(letter_id):
         raise ConfigError(f"{letter_id!r} is not the id of a letter, such as 1795453097011-0")
-
-
-def moment(option: str, text: str, now: datetime) -> datetime:
-    """A time, or how long ago. Raises `ConfigError`."""
-    if ago := _AGO.fullmatch(text):
-        return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-    try:
-        given = datetime.fromisoformat(text)
-        return (given if given.tzinfo else given.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise ConfigError(
-            f"{option} is {text!r}; allowed is an ISO 8601 time such as 2026-01-31T12:00:00Z, or "
-            "how long ago, such as 90s, 15m, 2h, 7d"
-        ) from None

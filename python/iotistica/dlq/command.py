@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
 
-from iotistica.command import DataDir, Json, failures
+from iotistica.command import DataDir, Json, failures, with_options
 
 if TYPE_CHECKING:
     from iotistica.dlq.choice import Place
@@ -76,34 +74,11 @@ class Options:
         return choice.place(self.data_dir, self.tenant, stray=self.stray)
 
 
-def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command every field of `Options` as an option of its own."""
-    hints = get_type_hints(Options, include_extras=True)
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    added = [
-        inspect.Parameter(one.name, keyword, default=one.default, annotation=hints[one.name])
-        for one in fields(Options)
-    ]
-
-    @functools.wraps(command)
-    def wrapped(**given: Any) -> None:
-        options = Options(**{one.name: given.pop(one.name) for one in added})
-        command(options, **given)
-
-    own = inspect.signature(command, eval_str=True)
-    kept = [one for name, one in own.parameters.items() if name != "options"]
-    wrapped.__signature__ = own.replace(  # type: ignore[attr-defined]
-        parameters=[*kept, *added]
-    )
-    wrapped.__annotations__ = {one.name: one.annotation for one in [*kept, *added]}
-    return wrapped
-
-
 @app.command(
     "list",
     help="List the youngest letters, or count them by reason, stage and agent." + EXIT_CODES,
 )
-@with_options
+@with_options(Options)
 def list_letters(
     options: Options,
     summary: Annotated[bool, typer.Option("--summary", help="Count them instead.")] = False,
@@ -154,7 +129,7 @@ def show(
     "are written meanwhile are left alone. With --json, a line for each letter and the sums last."
     + EXIT_CODES
 )
-@with_options
+@with_options(Options)
 def replay(
     options: Options,
     ids: Ids = None,
@@ -183,7 +158,7 @@ def replay(
 
 
 @app.command(help="Remove letters for good; what they hold is lost." + EXIT_CODES)
-@with_options
+@with_options(Options)
 def purge(
     options: Options,
     ids: Ids = None,
@@ -211,7 +186,7 @@ def purge(
     help="Write letters out, payloads as base64, a line of JSON for each, oldest first."
     + EXIT_CODES
 )
-@with_options
+@with_options(Options)
 def export(
     options: Options,
     ids: Ids = None,

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from iotistica import explain
 from iotistica.redrive import Proof, Result, Totals
 from iotistica.streams import Letter
 from iotistica.streams.letters import Page, Summary
+from iotistica.tables import rendered
 
 _SHOWN_AGENTS = 20
 _RESULTS = {Result.PASSED: "passed", Result.STILL_BAD: "still bad", Result.FAILED: "undecided"}
@@ -34,7 +33,7 @@ def listed(page: Page) -> str:
             *(letter.id, f"{dead.failed_at:%Y-%m-%d %H:%M:%S}", dead.stage, dead.reason),
             *(dead.agent, f"{dead.readings:,}", str(dead.replays), f"{letter.size:,}", dead.error),
         )
-    return _rendered(table) + (_more(page.cursor) if page.cursor else "")
+    return rendered(table) + (_more(page.cursor) if page.cursor else "")
 
 
 def summary(found: Summary) -> str:
@@ -87,15 +86,8 @@ def _counted(name: str, counts: Counter[str]) -> str:
         table.add_row(value or "(none)", f"{count:,}")
     if len(counts) > _SHOWN_AGENTS:
         table.add_row(f"... {len(counts) - _SHOWN_AGENTS:,} more; see --json")
-    return _rendered(table)
+    return rendered(table)
 
 
 def _more(cursor: str) -> str:
     return f"more: --cursor {cursor}\n"
-
-
-def _rendered(table: Table) -> str:
-    output = io.StringIO()
-    # As wide as the widest error: these lines are there to be searched and copied.
-    Console(file=output, width=500, highlight=False, markup=False).print(table)
-    return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
