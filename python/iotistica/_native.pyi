@@ -15,6 +15,7 @@ __all__ = [
     "CopyBuffer",
     "InvalidTopic",
     "Limits",
+    "Marks",
     "Outcome",
     "Reject",
     "Tally",
@@ -272,6 +273,13 @@ class Batch:
     @property
     def days(self) -> list[int]:
         """Days (since 1970-01-01, UTC) that the rows touch, ascending."""
+    def unmarked(self, marks: Marks, closed_before: int) -> tuple[list[str], list[int]]:
+        """Agents, and hours since 1970, to be marked before the rows are committed.
+
+        Hours before `closed_before` always must, others where `marks` does not know them.
+        """
+    def marked(self, marks: Marks) -> None:
+        """Remember the hours that the rows touch, once their marks are committed."""
     @property
     def messages(self) -> int:
         """Messages decided; waiting ones are not among them."""
@@ -306,6 +314,12 @@ class Batch:
     @property
     def oldest_received_ms(self) -> int:
         """Earliest reception of a message in the batch, epoch milliseconds; 0 if unknown."""
+
+@final
+class Marks:
+    """What a process has marked for the rollups: hours of agents that got rows."""
+
+    def __new__(cls) -> Marks: ...
 
 def encode_batch(
     entries: Sequence[tuple[bytes, Sequence[bytes]]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 
 from iotistica.api.accounts.choice import accounts
@@ -32,10 +33,12 @@ from iotistica.store.logs import LogStore
 from iotistica.store.pool import Pool
 from iotistica.store.presence import PresenceStore
 from iotistica.store.reports import ReportStore
+from iotistica.store.rollups import Rollups
 from iotistica.streams import Streams
 
 _DEPARTURES_S = 2.0
 _PRUNE_S = 3600.0
+_ROLLUPS_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +96,11 @@ def chores(means: Means) -> list[Chore]:
         for agents in (await departures.newest()).values():
             means.members.forget(agents)
 
+    rollups = Rollups(pool)
+
+    async def make_rollups() -> None:
+        await rollups.refresh(datetime.now(UTC))
+
     days = settings.log_retention_days
     return [
         Chore("logs", 3600.0, partial(LogStore(pool).forget, days=days)),
@@ -103,6 +111,7 @@ def chores(means: Means) -> list[Chore]:
         Chore("forget agents that left", _DEPARTURES_S, forget_departed),
         Chore("prune what is old", _PRUNE_S, partial(prune, pool)),
         Chore("jobs", settings.job_check_s, foreman.work),
+        Chore("rollups", _ROLLUPS_S, make_rollups),
         Chore("old jobs", 600.0, partial(foreman.forget, days=settings.job_retention_days)),
         *alert_chores(settings, pool, means.streams),
     ]

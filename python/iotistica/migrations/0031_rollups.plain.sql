@@ -17,7 +17,7 @@ CREATE INDEX rollup_marks_hour ON rollup_marks (hour);
 -- marks each once, and remembers that.
 CREATE TABLE rollup_state (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
-    closed_before timestamptz NOT NULL DEFAULT '-infinity'
+    closed_before timestamptz NOT NULL DEFAULT 'epoch'
 );
 INSERT INTO rollup_state DEFAULT VALUES;
 

@@ -13,7 +13,8 @@
 //! 8. [`mod@copy`] writes PostgreSQL's binary COPY format.
 //!
 //! What was written is read again by [`walk`]: [`suspects`] divides it where some of it may be in
-//! the table already, [`arrays`] writes a little of it as array literals.
+//! the table already, [`arrays`] writes a little of it as array literals. [`marks`] remembers for which
+//! hours the rollups must be made anew.
 //!
 //! [`batch`] composes the stages; [`mod@tally`] sums up what became of the messages; [`reject`] lists
 //! everything that can be wrong; [`limits`] and [`context`] are what the caller decides; [`explain`]
@@ -37,6 +38,7 @@ pub mod ids;
 pub mod inflate;
 mod json;
 pub mod limits;
+pub mod marks;
 mod msgpack;
 pub mod normalize;
 pub mod reading;

@@ -7,6 +7,7 @@ mod buffer;
 mod context;
 mod door;
 mod enter;
+mod marks;
 mod payload;
 mod topic;
 
@@ -30,6 +31,8 @@ mod _native {
     use crate::door::serve_door;
     #[pymodule_export]
     use crate::enter::{InvalidTopic, Undecodable};
+    #[pymodule_export]
+    use crate::marks::Marks;
     #[pymodule_export]
     use crate::payload::{decode, explain};
     #[pymodule_export]
