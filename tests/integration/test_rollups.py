@@ -1,4 +1,4 @@
-"""Rollups on both storage profiles: the same numbers, whatever comes late and whenever one looks."""
+"""Rollups on both storage profiles: the same numbers, whatever comes late, whenever one looks."""
 
 from __future__ import annotations
 
@@ -103,7 +103,10 @@ def assert_same(rows: Sequence[asyncpg.Record], buckets: dict[tuple, dict]) -> N
     for key, bucket in buckets.items():
         for name, value in bucket.items():
             if isinstance(value, float):
-                assert math.isclose(found[key][name], value, rel_tol=1e-9, abs_tol=1e-9), (key, name)
+                assert math.isclose(found[key][name], value, rel_tol=1e-9, abs_tol=1e-9), (
+                    key,
+                    name,
+                )
             else:
                 assert found[key][name] == value, (key, name)
 
@@ -131,7 +134,9 @@ async def refresh(pool: Pool, connection: asyncpg.Connection, now: datetime = NO
         assert await rollups.waiting() == 0
         return
     for level in STEPS:
-        await connection.execute(f"CALL refresh_continuous_aggregate('readings_{level}', NULL, NULL)")
+        await connection.execute(
+            f"CALL refresh_continuous_aggregate('readings_{level}', NULL, NULL)"
+        )
 
 
 def some_readings(seed: int, *, count: int, hours: float = 50.0) -> list[Reading]:

@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import datetime, timedelta
-from uuid import UUID
 
 from iotistica.store.pool import Pool, unavailable
 from iotistica.store.turn import turn
 
 GRACE = timedelta(minutes=5)
-"""An hour is closed so long after its end. Most of its rows are there then; for later ones it is made
-anew."""
+"""An hour is closed so long after its end: then most of its rows are there, and few come later."""
 _AT_ONCE = 50
 _BUDGET_S = 20.0
 _POLL_S = 0.05
@@ -76,14 +74,14 @@ class Rollups:
     async def _writers_end(self) -> None:
         """Wait for those who write now; who comes later sees what is closed."""
         before = set(await self._pool.fetchval(_WRITERS) or ())
-        while before & set(await self._pool.fetchval(_WRITERS) or ()):
+        while before & set(await self._pool.fetchval(_WRITERS) or ()):  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
 
     async def _refresh_some(self) -> int:
         async with turn(self._pool, "rollups") as connection:
             if connection is None:
                 return 0
-            marked: list[tuple[datetime, UUID]] = await connection.fetch(_MARKED, _AT_ONCE)
+            marked = await connection.fetch(_MARKED, _AT_ONCE)
             for hour, agent in marked:
                 await connection.execute(_REFRESH, agent, hour)
             return len(marked)
