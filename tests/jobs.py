@@ -16,10 +16,12 @@ from iotistica.api.http import Request
 from iotistica.api.principal import Principal
 from iotistica.api.route import Route, routes_of
 from iotistica.api.routes.agent_jobs import AgentJobRoutes
+from iotistica.api.routes.job_handlers import JobHandlerRoutes
 from iotistica.api.routes.jobs import Jobs
 from iotistica.api.table import Table
 from iotistica.store.agent_jobs import AgentJobs
 from iotistica.store.agents import AgentStore
+from iotistica.store.job_handlers import JobHandlers
 from iotistica.store.job_templates import JobTemplates
 from iotistica.store.jobs import JobStore
 from iotistica.store.pool import Pool
@@ -138,6 +140,7 @@ def open_yard(rest: Rest, pool: Pool, streams: Streams, key: str) -> Yard:
     clock, tenants = Clock(), dict[str, str]()
     store, channels = AgentJobs(pool), streams.channels
     parts = [
+        JobHandlerRoutes(JobHandlers(pool)),
         Jobs(JobStore(pool), JobTemplates(pool), channels, clock=clock),
         AgentJobRoutes(store, channels, most_output_bytes=MOST_OUTPUT, clock=clock),
     ]

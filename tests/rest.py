@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
 
 import orjson
 
-from iotistica.api.auth import issue_token
+from iotistica import ops
+from iotistica.api.agent_parts import AgentParts
+from iotistica.api.application import Parts, routes
+from iotistica.api.auth import Tokens, issue_token
 from iotistica.api.http import Request
 from iotistica.api.identity import Identity
+from iotistica.api.peers import Peers
+from iotistica.api.presence import presence_of
 from iotistica.api.table import Table
+from iotistica.settings import Settings
+from iotistica.store.agents import AgentStore
+from iotistica.store.pool import Pool
+from iotistica.streams import Streams
 
 KEY = "k" * 64
 """Signs the tokens of these tests."""
@@ -78,3 +88,30 @@ class Rest:
         return Answer(
             reply.status, orjson.loads(reply.body) if is_json else reply.body, reply.headers
         )
+
+
+@asynccontextmanager
+async def open_rest(
+    pool: Pool, streams: Streams, tenant: str, **settings: Any
+) -> AsyncIterator[Rest]:
+    """The whole REST API, for a tenant that exists."""
+    await AgentStore(pool).ensure_tenant(tenant)
+    loaded = Settings.load(**{"jwt_secret": KEY, "password_memory_kib": 64, **settings})
+    agents = AgentParts.of(loaded, pool, streams)
+    identity = Identity(loaded, pool, Tokens(KEY.encode()), agents.device_keys)
+    parts = Parts(
+        settings=loaded,
+        pool=pool,
+        streams=streams,
+        peers=Peers("test", {}),
+        probe=ops.Probe("test"),
+        agents=agents,
+        identity=identity,
+        presence=presence_of(loaded, pool, streams),
+    )
+    identity.start()
+    # Without the gate: its limits have tests of their own.
+    table = Table(routes(parts), identity.callers, heard=parts.presence.seen)
+    yield Rest(table, tenant, identity)
+    await identity.close()
+    await parts.peers.close()

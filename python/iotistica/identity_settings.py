@@ -87,6 +87,18 @@ class IdentitySettings(BaseSettings):
         str | None, Field(validation_alias=AliasChoices("AUTH0_DOMAIN", "auth0_domain"))
     ] = None
 
+    # The licence of the deployment (reference section 6.4); without one there are no limits
+    license_key: Annotated[
+        SecretStr | None, Field(validation_alias=_names("license_key", "IOTISTIC_LICENSE_KEY"))
+    ] = None
+    license_public_key: Annotated[
+        str | None, Field(validation_alias=_names("license_public_key", "LICENSE_PUBLIC_KEY"))
+    ] = None
+    license_public_key_path: Annotated[
+        Path | None,
+        Field(validation_alias=_names("license_public_key_path", "LICENSE_PUBLIC_KEY_PATH")),
+    ] = None
+
     # Requests a minute (reference section 5); the processes are those of the whole deployment
     rate_limits: bool = True
     rate_limit_global: Annotated[int, Field(ge=1)] = 300

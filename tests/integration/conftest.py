@@ -18,7 +18,7 @@ import redis.asyncio
 from pydantic import SecretStr
 from tests import cloud_api
 from tests.control import Place, forget
-from tests.rest import KEY, Rest
+from tests.rest import KEY, Rest, open_rest
 
 from iotistica import ops
 from iotistica.api.agent_parts import AgentParts
@@ -84,26 +84,8 @@ async def streams(redis_url: str) -> AsyncIterator[Streams]:
 @pytest.fixture
 async def rest(pool: Pool, streams: Streams, redis_url: str, tenant: str) -> AsyncIterator[Rest]:
     """The whole REST API, for a tenant that exists."""
-    await AgentStore(pool).ensure_tenant(tenant)
-    settings = Settings.load(jwt_secret=KEY, redis_url=redis_url, password_memory_kib=64)
-    agents = AgentParts.of(settings, pool, streams)
-    identity = Identity(settings, pool, Tokens(KEY.encode()), agents.device_keys)
-    parts = Parts(
-        settings=settings,
-        pool=pool,
-        streams=streams,
-        peers=Peers("test", {}),
-        probe=ops.Probe("test"),
-        agents=agents,
-        identity=identity,
-        presence=presence_of(settings, pool, streams),
-    )
-    identity.start()
-    # Without the gate: its limits have tests of their own.
-    table = Table(routes(parts), identity.callers, heard=parts.presence.seen)
-    yield Rest(table, tenant, identity)
-    await identity.close()
-    await parts.peers.close()
+    async with open_rest(pool, streams, tenant, redis_url=redis_url) as rest:
+        yield rest
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -228,6 +228,13 @@ async def test_what_is_another_tenants_does_not_exist(scene: Scene) -> None:
     assert (await scene.rest.ask("GET", "/api/v1/anomaly/summary")).body["total"] == 0
 
 
+async def test_an_incident_is_resolved_without_a_body(scene: Scene) -> None:
+    number = await scene.happen()
+    resolved = await scene.rest.ask("PATCH", f"/api/v1/anomaly-incidents/{number}/resolve")
+    assert (resolved.status, resolved.body["status"]) == (200, "resolved")
+    assert resolved.body["resolution_notes"] is None
+
+
 @pytest.mark.parametrize("verb", ["acknowledge", "resolve", "feedback"])
 async def test_a_viewer_looks_and_does_not_touch(scene: Scene, verb: str) -> None:
     number = await scene.happen()

@@ -13,10 +13,12 @@ import pytest_asyncio
 from tests.cloud_api import AGENT, FOREIGN, ODD, TENANT, Api, token
 
 from iotistica.api.models.agents import AgentQuery, NewAgent
+from iotistica.api.models.endpoints import EndpointWritten
+from iotistica.api.models.events import Search
 from iotistica.api.models.identity import CreateKey, CreateUser, MadeKey
 from iotistica.api.models.jobs import Execute
 from iotistica.api.models.readings import SeriesQuery
-from iotistica.api.models.target_state import Target
+from iotistica.api.models.target_state import Target, Update
 from iotistica.client import Client, Login
 from iotistica.errors import (
     BadRequest,
@@ -75,6 +77,31 @@ async def test_target_states_are_written_once_at_an_etag(client: Client) -> None
     with pytest.raises(PreconditionFailed):
         await client.targets.set(AGENT, second, etag=first.etag)
     assert (await client.targets.get(AGENT)).version == changed.version
+
+
+async def test_what_happened_and_what_is_behind_an_agent(client: Client) -> None:
+    made = await client.agents.create(NewAgent(device_name="line 4"))
+    endpoint = {"name": "plc", "protocol": "modbus", "connection": {"host": "h"}}
+    path = f"/api/v1/agents/{made.uuid}/devices?deploy=true"
+    written = await client.transport.call("POST", path, EndpointWritten, body=endpoint)
+    [device] = await client.agents.devices(made.uuid)
+    assert (device.name, device.deployment_status) == ("plc", "deployed")
+    assert device.config == written.device
+    for version in ("1.0", "2.0"):
+        await client.agents.update(made.uuid, Update(version=version))
+    updates = [one async for one in client.agents.updates(made.uuid)]
+    assert [(one.target_version, one.status) for one in updates] == [
+        ("2.0", "pending"),
+        ("1.0", "pending"),
+    ]
+    query = Search(deviceUuid=uuid.UUID(made.uuid), eventTypes=["agent.update_ordered"], limit=1)
+    events = [one async for one in client.events.all(query)]
+    assert [one.data["after"]["version"] for one in events] == ["2.0", "1.0"]
+    then = await client.events.snapshot(made.uuid, events[0].timestamp.isoformat())
+    assert then.target is not None
+    assert then.target.config == {"endpoints": [written.device]}
+    with pytest.raises(NotFound):
+        await client.agents.devices(FOREIGN)
 
 
 async def test_jobs_are_ordered_and_canceled(client: Client) -> None:

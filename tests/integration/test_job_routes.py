@@ -32,6 +32,57 @@ async def journaled(yard: Yard, event_type: str) -> list[dict[str, Any]]:
     return [dict(row) for row in rows]
 
 
+# Handlers
+
+
+async def test_handlers_are_made_read_changed_and_removed(yard: Yard) -> None:
+    ask, path = yard.rest.ask, "/api/v1/jobs/handlers"
+    made = await ask("POST", path, {"name": "rotate", "script_content": "logrotate -f x"})
+    assert made.status == 201
+    one = made.body
+    assert {name: one[name] for name in one if not name.endswith("_at")} == {
+        "id": one["id"],
+        "name": "rotate",
+        "description": "",
+        "script_type": "bash",
+        "script_content": "logrotate -f x",
+        "default_args": [],
+        "created_by": "development",
+    }
+    assert (await ask("GET", f"{path}/{one['id']}", role="viewer")).body == one
+    again = await ask("POST", path, {"name": "rotate", "script_content": "x"})
+    assert (again.status, again.body["message"]) == (
+        409,
+        "name is 'rotate'; a job handler of that name exists",
+    )
+    other = (await ask("POST", path, {"name": "a", "script_content": "x"})).body
+    taken = await ask("PUT", f"{path}/{other['id']}", {"name": "rotate"})
+    assert taken.status == 409
+    change = {"script_type": "python", "default_args": ["-v"], "description": "d"}
+    changed = await ask("PUT", f"{path}/{one['id']}", change)
+    assert changed.status == 200
+    assert changed.body == {**one, **change, "updated_at": changed.body["updated_at"]}
+    first = await ask("GET", f"{path}?limit=1")
+    assert first.body == {"count": 1, "handlers": [other], "cursor": "a"}
+    rest = await ask("GET", f"{path}?cursor=a")
+    assert rest.body == {"count": 1, "handlers": [changed.body], "cursor": None}
+    assert (await ask("DELETE", f"{path}/{one['id']}", role="operator")).status == 403
+    assert (await ask("DELETE", f"{path}/{one['id']}")).status == 204
+    assert (await ask("GET", f"{path}/{one['id']}")).status == 404
+    for what in ("created", "changed", "deleted"):
+        entry = (await journaled(yard, f"job_handler.{what}"))[-1]
+        assert entry["subject"] == f"job_handler/{one['id']}"
+
+
+async def test_a_document_that_names_a_handler_is_sent_as_it_is(yard: Yard) -> None:
+    handler = {"name": "rotate", "script_content": "secret sauce"}
+    assert (await yard.rest.ask("POST", "/api/v1/jobs/handlers", handler)).status == 201
+    document = {"steps": [{"action": {"type": "runHandler", "input": {"handler": "rotate"}}}]}
+    body = {"job_name": "j", "job_document": document, "target_type": "all"}
+    made = await yard.rest.ask("POST", "/api/v1/jobs/execute", body)
+    assert made.body["job"]["job_document"] == document
+
+
 # Templates
 
 

@@ -125,6 +125,50 @@ async def test_reported_fields_are_read(rest: Rest, pool: Pool, agent: str) -> N
         assert datetime.fromisoformat(answer.body["reported_at"]) == at
 
 
+async def test_the_history_of_an_endpoint_has_what_changed_of_its_health(
+    rest: Rest, pool: Pool, agent: str
+) -> None:
+    store, begun = ReportStore(pool), time.time_ns() // 1_000_000 - 60_000
+    good = {"status": "online", "connected": True, "errorCount": 0, "lastPoll": "1"}
+    bad = {"status": "offline", "connected": False, "errorCount": 3, "lastError": "x" * 600}
+    told: list[tuple[int, Any]] = [
+        (0, {"plc": good, "other": "ok"}),
+        (1, {"plc": {**good, "lastPoll": "2", "errorCount": 1}, "other": "ok"}),
+        (3, {"plc": bad}),
+        (2, {"plc": good}),  # late: what is newer stands
+        (4, "strange"),
+        (5, {"plc": {**good, "lastPoll": "3"}}),
+    ]
+    for second, health in told:
+        at = begun + second * 1000
+        fields = {"endpoints_health": health}
+        await store.merge([Report(agent, fields, dict.fromkeys(fields, at), at)])
+    path = f"/api/v1/agents/{agent}/protocol-adapters/modbus"
+    answer = await rest.ask("GET", f"{path}/plc/history?hours=1")
+    assert answer.status == 200
+    history = answer.body.pop("history")
+    assert answer.body == {
+        "agent_uuid": agent,
+        "protocol_type": "modbus",
+        "device_name": "plc",
+        "hours": 1,
+        "count": 3,
+    }
+    names = ("status", "connected", "error_count", "last_error", "last_poll")
+    assert [tuple(one[name] for name in names) for one in history] == [
+        ("online", True, 0.0, None, "3"),
+        ("offline", False, 3.0, "x" * 500, None),
+        ("online", True, 0.0, None, "1"),
+    ]
+    times = [datetime.fromisoformat(one["timestamp"]).timestamp() * 1000 for one in history]
+    assert [round(one) - begun for one in times] == [5000, 3000, 0]
+    assert {one["device_name"] for one in history} == {"plc"}
+    other = await rest.ask("GET", f"{path}/other/history")
+    assert [one["status"] for one in other.body["history"]] == ["ok"]
+    assert (await rest.ask("GET", f"{path}/none/history")).body["count"] == 0
+    assert (await rest.ask("GET", f"{path}/plc/history", tenant="another")).status == 404
+
+
 PATHS = ("metrics", "network-interfaces", "reported-devices", "device-health")
 
 

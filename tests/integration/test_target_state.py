@@ -9,6 +9,7 @@ import json
 import secrets
 import uuid
 from base64 import b64decode
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
@@ -18,6 +19,7 @@ from tests.web_process import Control
 from iotistica import keys
 from iotistica._native import format_topic
 from iotistica.settings import Settings
+from iotistica.store.events import Event, EventStore, Step
 from iotistica.store.pool import Pool
 from iotistica.streams import Streams
 from iotistica.streams.outbox import outgoing
@@ -420,6 +422,80 @@ async def test_an_update_is_ordered_over_mqtt(control: Control, agent: str) -> N
     assert command["signature"] == expected
 
 
+async def updates(control: Control, agent: str, query: str = "") -> Any:
+    answer = await control.ask("GET", f"/api/v1/agents/{agent}/updates{query}")
+    assert (answer.status, answer.body["count"]) == (200, len(answer.body["updates"]))
+    return answer.body
+
+
+async def test_an_update_is_followed_from_its_order_to_its_end(
+    control: Control, agent: str
+) -> None:
+    await control.write("POST", agent, "/update-agent", {"version": "2.0.0"})
+    (ordered,) = (await updates(control, agent))["updates"]
+    assert (ordered["status"], ordered["target_version"]) == ("pending", "2.0.0")
+    assert (ordered["requested_by"], ordered["acknowledged_at"]) == ("development", None)
+    created, given_up = (datetime.fromisoformat(ordered[n]) for n in ("created_at", "timeout_at"))
+    assert given_up - created == timedelta(days=1)
+
+    store = EventStore(control.pool)
+    for number, status in enumerate(("acknowledged", "in_progress", "succeeded")):
+        at = created + timedelta(seconds=number)
+        event = Event(
+            tenant=control.tenant,
+            agent=agent,
+            source="agent",
+            type="status",
+            time=at,
+            data={},
+            digest=bytes([number]),
+        )
+        step = Step(agent=agent, status=status, at=at, current_version="1.0.0")
+        await store.add_lifecycle([event], [(event, step)], [])
+        (update,) = (await updates(control, agent))["updates"]
+        assert (update["id"], update["status"]) == (ordered["id"], status)
+    assert update["current_version"] == "1.0.0"
+    assert update["completed_at"] is not None
+
+
+async def test_updates_are_listed_newest_first_by_pages(control: Control, agent: str) -> None:
+    for version in ("1", "2", "3"):
+        at = {"scheduled_time": "2999-12-31T00:00:00"} if version == "2" else {}
+        await control.write("POST", agent, "/update-agent", {"version": version, **at})
+    first = await updates(control, agent, "?limit=2")
+    assert [one["target_version"] for one in first["updates"]] == ["3", "2"]
+    assert first["updates"][1]["scheduled_time"] == "2999-12-31T00:00:00Z"
+    assert first["updates"][1]["timeout_at"] == "3000-01-01T00:00:00Z"
+    rest = await updates(control, agent, f"?limit=2&cursor={first['cursor']}")
+    assert [one["target_version"] for one in rest["updates"]] == ["1"]
+    assert rest["cursor"] is None
+    for at in ("9999-12-31T23:59:59-01:00", "0001-01-01T00:00:00+01:00"):
+        body = {"version": "1", "scheduled_time": at}
+        answer = await control.ask("POST", f"/api/v1/agents/{agent}/update-agent", body)
+        assert answer.status == 400
+    stranger = await control.ask("GET", f"/api/v1/agents/{agent}/updates", tenant="another")
+    nobody = await control.ask(
+        "POST", f"/api/v1/agents/{uuid.uuid4()}/update-agent", {"version": "1"}
+    )
+    assert stranger.status == nobody.status == 404
+
+
+async def test_an_update_that_cannot_be_sent_is_not_pending(
+    pool: Pool, redis_url: str, tenant: str
+) -> None:
+    settings = Settings(redis_url=redis_url, outbox_max_messages=1)
+    streams = Streams.of(settings)
+    control = Control(pool, streams, tenant, settings)
+    agent = await control.add_agent()
+    await control.write("POST", agent, "/update-agent", {"version": "1"})
+    full = await control.ask("POST", f"/api/v1/agents/{agent}/update-agent", {"version": "2"})
+    await streams.close()
+    assert full.status == 503
+    newest, oldest = (await updates(control, agent))["updates"]
+    assert (newest["status"], newest["error"]) == ("failed", "the command could not be sent")
+    assert oldest["status"] == "pending"
+
+
 async def test_the_broker_is_sent_as_a_shadow_delta(control: Control, agent: str) -> None:
     body = {"protocol": "mqtts", "host": "b.example", "port": 8883, "useTls": True}
     await control.write("PUT", agent, "/broker", body)
@@ -437,7 +513,7 @@ async def test_changes_stand_in_the_journal(control: Control, agent: str) -> Non
     )
     assert [(row["event_type"], row["agent"]) for row in rows] == [
         ("target_state.updated", agent),
-        ("agent.update_sent", agent),
+        ("agent.update_ordered", agent),
     ]
     assert orjson.loads(rows[0]["after"])["version"] == 1
 

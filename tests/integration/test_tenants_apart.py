@@ -53,8 +53,9 @@ KINDS = {
         "/api/v1/alerts": "alert",
         "/api/v1/alert-webhooks": "webhook",
         "/api/v1/jobs/templates": "template",
+        "/api/v1/jobs/handlers": "job_handler",
     },
-    "name": {"/api/v1/roles": "role"},
+    "name": {"/api/v1/roles": "role", "/api/v1/agents": "endpoint"},
     "key": {"/api/v1/tags": "tag"},
     "keyId": {"/api/v1/provisioning-keys": "provisioning_key"},
     "job": {"/api/v1": "job"},
@@ -62,6 +63,9 @@ KINDS = {
     # Within an agent that is named before.
     "version": {"/api/v1/agents": "version"},
     "appId": {"/api/v1/agents": "app"},
+    "protocol": {"/api/v1/agents": "protocol"},
+    "deviceName": {"/api/v1/agents": "endpoint"},
+    "correlationId": {"/api/v1/events": "request"},
 }
 
 
@@ -120,7 +124,8 @@ async def furnish(
     rest: Rest, connection: asyncpg.Connection, streams: Streams, tenant: str, agent: str
 ) -> dict[str, str]:
     """One of each kind of thing for a tenant; their ids."""
-    state = {"apps": [{"appId": "7", "name": MARK}], "config": {"secret": MARK}}
+    config = {"secret": MARK, "endpoints": [{"name": "plc", "protocol": "can", "note": MARK}]}
+    state = {"apps": [{"appId": "7", "name": MARK}], "config": config}
     await made(rest, tenant, f"/agents/{agent}/target-state", state)
     await rest.ask("PUT", f"/api/v1/agents/{agent}/tags", {"tags": {MARK: MARK}}, tenant=tenant)
     fleet = (await made(rest, tenant, "/fleets", {"fleetName": MARK}))["fleet_uuid"]
@@ -147,6 +152,8 @@ async def furnish(
         "agent": agent,
         "version": 1,
         "app": "7",
+        "endpoint": "plc",
+        "protocol": "can",
         "tag": MARK,
         "fleet": fleet,
         "letter": letters.body["letters"][0]["id"],
@@ -160,10 +167,16 @@ async def furnish(
             await made(rest, tenant, "/jobs/templates", {"name": MARK, "job_document": document})
         )["id"],
         "job": (await made(rest, tenant, "/jobs/execute", job))["job"]["job_id"],
+        "job_handler": (
+            await made(rest, tenant, "/jobs/handlers", {"name": MARK, "script_content": MARK})
+        )["id"],
         "rule": (await made(rest, tenant, "/alert-rules", rule))["id"],
         "webhook": (await made(rest, tenant, "/alert-webhooks", webhook))["id"],
     }
     await made(rest, tenant, "/tags/definitions", {"key": MARK})
+    things["request"] = await connection.fetchval(
+        "SELECT request_id FROM audit_logs WHERE tenant_id = $1 ORDER BY id LIMIT 1", tenant
+    )
     things["incident"] = await connection.fetchval(
         """
         INSERT INTO anomaly_incidents
@@ -206,7 +219,7 @@ def absent_like(things: Mapping[str, str]) -> dict[str, str]:
     """Ids of the same forms that nothing has."""
     absent = {}
     for name, thing in things.items():
-        if name in ("version", "app"):
+        if name in ("version", "app", "endpoint", "protocol"):
             absent[name] = thing  # of an agent that does not exist
         elif thing.isdigit():
             absent[name] = str(int(thing) + 500_000)

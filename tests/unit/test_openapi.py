@@ -45,6 +45,7 @@ PUBLIC = {
     "GET /api/docs",
     "POST /api/v1/auth/login",
     "POST /api/v1/auth/refresh",
+    "POST /api/v1/auth/auth0-exchange",
     "POST /api/v1/auth/logout",
     "POST /api/v1/auth/register",
     "POST /api/v1/auth/bootstrap-admin",

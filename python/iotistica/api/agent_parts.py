@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from iotistica import keys
+from iotistica.allowance import UNLIMITED
+from iotistica.api import auth_license
 from iotistica.api.accounts.choice import accounts
 from iotistica.api.accounts.reconciler import Reconciler
 from iotistica.api.agent_changes import AgentChanges
 from iotistica.api.agent_digests import AgentDigests
+from iotistica.api.auth_license import License
 from iotistica.api.device_keys import DeviceKeys
 from iotistica.api.routes.agents import Agents
 from iotistica.api.routes.device_keys import AgentKeys
 from iotistica.api.routes.fleets import Fleets
 from iotistica.api.routes.groups import Groups
+from iotistica.api.routes.license import LicenseRoutes
 from iotistica.api.routes.provisioning import ProvisioningKeys
 from iotistica.api.routes.registration import AgentRegistration
 from iotistica.api.routes.tags import Tags
@@ -43,6 +47,7 @@ class AgentParts:
     digests: AgentDigests
     device_keys: DeviceKeys
     reconciler: Reconciler
+    license: License | None
 
     @classmethod
     def of(cls, settings: Settings, pool: Pool, streams: Streams) -> AgentParts:
@@ -55,6 +60,7 @@ class AgentParts:
             digests=digests,
             device_keys=DeviceKeys(AgentKeyStore(pool), digests, settings),
             reconciler=Reconciler(BrokerUserStore(pool), accounts(settings), digests),
+            license=auth_license.read(settings),
         )
 
     async def run(self) -> None:
@@ -69,11 +75,12 @@ class AgentParts:
 def agent_handlers(parts: AgentParts) -> list[Any]:
     """Every part of the API that is about agents."""
     pool, settings = parts.pool, parts.settings
-    roster, tags = Roster(pool), TagStore(pool)
+    allowance = UNLIMITED if parts.license is None else parts.license.allowance
+    roster, tags = Roster(pool, allowance), TagStore(pool)
     changes = AgentChanges(parts.device_keys, parts.streams, parts.reconciler)
     return [
         AgentRegistration(
-            RegistrationStore(pool),
+            RegistrationStore(pool, allowance),
             digests=parts.digests,
             keys=parts.device_keys,
             reconciler=parts.reconciler,
@@ -97,4 +104,5 @@ def agent_handlers(parts: AgentParts) -> list[Any]:
             changes=changes,
         ),
         Agents(roster, changes),
+        LicenseRoutes(parts.license, pool),
     ]

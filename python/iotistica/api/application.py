@@ -19,6 +19,7 @@ from iotistica.api.peers import Peers
 from iotistica.api.presence import Presence, presence_of
 from iotistica.api.route import Route, routes_of
 from iotistica.api.routes import state_poll
+from iotistica.api.routes.admin import Admin
 from iotistica.api.routes.admission import Admission
 from iotistica.api.routes.agent_jobs import AgentJobRoutes
 from iotistica.api.routes.agent_reports import AgentReports
@@ -28,6 +29,8 @@ from iotistica.api.routes.audit_log import AuditLog
 from iotistica.api.routes.dead_letters import DeadLetters
 from iotistica.api.routes.device_reports import DeviceReports
 from iotistica.api.routes.documents import Documents
+from iotistica.api.routes.events import Events
+from iotistica.api.routes.job_handlers import JobHandlerRoutes
 from iotistica.api.routes.jobs import Jobs
 from iotistica.api.routes.readings import Readings
 from iotistica.api.routes.roles import Roles
@@ -39,6 +42,8 @@ from iotistica.audit.auditor import Auditor
 from iotistica.settings import Settings
 from iotistica.store.agent_jobs import AgentJobs
 from iotistica.store.agents import AgentStore
+from iotistica.store.chronicle import Chronicle
+from iotistica.store.job_handlers import JobHandlers
 from iotistica.store.job_templates import JobTemplates
 from iotistica.store.jobs import JobStore
 from iotistica.store.journal import Journal
@@ -46,6 +51,7 @@ from iotistica.store.ledger import LedgerStore
 from iotistica.store.pool import Pool, open_pool
 from iotistica.store.roles import RoleStore
 from iotistica.store.series import SeriesStore
+from iotistica.store.targets import TargetStore
 from iotistica.streams import Streams
 
 EXPRESS_PATHS = (state_poll.PATH,)
@@ -79,6 +85,8 @@ def handlers(parts: Parts) -> list[Any]:
         Roles(parts.identity, RoleStore(parts.pool)),
         ApiKeys(parts.identity),
         AuditLog(Journal(parts.pool)),
+        Events(Chronicle(parts.pool), TargetStore(parts.pool)),
+        Admin(parts.settings, parts.pool, parts.streams),
         Readings(SeriesStore(parts.pool)),
         Audit(Auditor(parts.streams.ledger, ledger), ledger, AgentStore(parts.pool)),
         *agent_handlers(parts.agents),
@@ -99,6 +107,7 @@ def handlers(parts: Parts) -> list[Any]:
         DeviceReports(parts.settings, parts.pool, parts.streams),
         AgentReports(parts.pool),
         Jobs(JobStore(parts.pool), JobTemplates(parts.pool), parts.streams.channels),
+        JobHandlerRoutes(JobHandlers(parts.pool)),
         AgentJobRoutes(
             AgentJobs(parts.pool),
             parts.streams.channels,

@@ -46,6 +46,17 @@ class Provider:
     role_claim: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """Who a token of the provider is about."""
+
+    id: str
+    email: str
+    """Empty unless the provider says that it is verified."""
+    tenant: str
+    """Empty where the token names none."""
+
+
 class KeySet:
     """Keys by their id, fetched when they are old or one is missing, and never for each request."""
 
@@ -120,16 +131,34 @@ class ProviderTokens:
 
     async def verify(self, token: str, kid: str) -> Principal:
         """The user of a token. Raises `Denied`, `StoreUnavailable`."""
-        key = await self._keys.key(kid)
-        claims = decoded(
+        return self._principal(await self._claims(token, kid))
+
+    async def subject(self, token: str) -> Subject:
+        """Who a token is about. Raises `Denied`, `StoreUnavailable`."""
+        kid = key_id(token)
+        if kid is None:
+            raise Denied("the token is not valid")
+        claims = await self._claims(token, kid)
+        tenant, email = claims.get(self._provider.tenant_claim), claims.get("email")
+        is_proven = claims.get("email_verified") is True and isinstance(email, str)
+        found = Subject(
+            id=str(claims["sub"]),
+            email=str(email) if is_proven else "",
+            tenant=tenant if isinstance(tenant, str) else "",
+        )
+        if "\0" in f"{found.id}{found.email}{found.tenant}":
+            raise Denied("the token is not valid")  # PostgreSQL could not look for it
+        return found
+
+    async def _claims(self, token: str, kid: str) -> dict[str, Any]:
+        return decoded(
             token,
-            key,
+            await self._keys.key(kid),
             algorithm=ALGORITHM,
             audience=self._provider.audience,
             issuer=self._provider.issuer,
             also=_REQUIRED,
         )
-        return self._principal(claims)
 
     def _principal(self, claims: Mapping[str, Any]) -> Principal:
         tenant, role = (

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from iotistica.api.routes.agent_commands import AgentCommands
+from iotistica.api.routes.endpoints import Endpoints
 from iotistica.api.routes.reported_state import ReportedStates
 from iotistica.api.routes.state_poll import Keys, StatePoll
 from iotistica.api.routes.target_apps import TargetApps
@@ -17,7 +18,9 @@ from iotistica.settings import Settings
 from iotistica.store.groups import GroupStore
 from iotistica.store.pool import Pool
 from iotistica.store.reported import ReportedStore
+from iotistica.store.reports import ReportStore
 from iotistica.store.roster import Roster
+from iotistica.store.series import SeriesStore
 from iotistica.store.target_feed import TargetFeed
 from iotistica.store.targets import TargetStore
 from iotistica.streams import Streams
@@ -49,6 +52,13 @@ def handlers(
         StatePoll(cache, settings, keys=device_keys, seen=seen),
         TargetStates(store, desk, limits),
         TargetApps(desk, limits),
+        Endpoints(
+            store,
+            desk,
+            reports=ReportStore(pool),
+            series=SeriesStore(pool),
+            limits=limits,
+        ),
         TargetFleet(
             store,
             feed,

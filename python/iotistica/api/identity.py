@@ -54,9 +54,11 @@ class Identity:
             self.api_keys, self.digests, lifetime_s=settings.api_key_cache_s
         )
         self.standings = Standings(self.users, lifetime_s=settings.user_cache_s)
+        self.provider = ProviderTokens.of(settings)
+        """None where no key set of an identity provider is configured."""
         self.callers = Callers(
             tokens=tokens,
-            provider=ProviderTokens.of(settings),
+            provider=self.provider,
             standings=self.standings,
             services=self.services,
             tenants=Remembered(partial(known_tenant, pool), lifetime_s=_TENANT_S),

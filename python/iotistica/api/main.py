@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import uvloop
 
 from iotistica import log, mqtt, ops, supervisor
-from iotistica.api import auth, auth_keys, door
+from iotistica.api import auth, auth_keys, auth_license, door
 from iotistica.api.accounts import choice
 from iotistica.api.link import session_options
 from iotistica.settings import Settings
@@ -35,6 +35,7 @@ def check(settings: Settings) -> None:
     mqtt.client_version(settings.mqtt_client)
     auth.secret(settings)
     auth_keys.ProviderTokens.of(settings)
+    auth_license.read(settings)
     choice.accounts(settings)
     door.check(settings)
     door.listen(settings).close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import msgspec
 
@@ -129,7 +130,8 @@ def _operation(
         operation["parameters"] = parameters
     if contract.body is not None:
         content = {contract.body_type: {"schema": schemas[id(contract.body)]}}
-        operation["requestBody"] = {"required": True, "content": content}
+        may_lack = NoneType in get_args(contract.body)
+        operation["requestBody"] = {"required": not may_lack, "content": content}
     return operation
 
 

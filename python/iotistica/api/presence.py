@@ -81,6 +81,11 @@ class Presence:
                 _occasional.warning("presence is written later", error=str(error))
 
 
+def gap_s(every_s: float) -> float:
+    """After so long without a look nobody watches any more."""
+    return 3 * every_s
+
+
 class Watch:
     """Finds who is silent, while this process hears what agents send."""
 
@@ -94,7 +99,7 @@ class Watch:
     ) -> None:
         self._store = store
         self._channels = channels
-        self._gap_s = 3 * every_s
+        self._gap_s = gap_s(every_s)
         self._hears = hears
 
     async def check(self) -> None:

@@ -97,9 +97,9 @@ def route(
     """Declare a handler's route: `needs` a permission, `agents` by their own key, all
     `users`, or `public`.
 
-    `errors` are statuses beside the common ones. Where a handler reads the body itself or returns a
-    `Reply`, `body` and `reply` are their models, `takes` and `gives` their media types. Raises
-    `ValueError` where nobody or an unknown permission is named.
+    `errors` are statuses beside the common ones. Where a handler reads the body itself (by a
+    `reader`) or returns a `Reply`, `body` and `reply` are their models, `takes` and `gives` their
+    media types. Raises `ValueError` where nobody or an unknown permission is named.
     """
     if sum((bool(needs or agents), users, public)) != 1:
         raise ValueError(f"{method} {path} must say who may use it, or that it is public")
@@ -168,7 +168,7 @@ def _take(name: str, kind: Any) -> Take:
         case "query":
             return _query(kind)
         case "body":
-            return _body(kind)
+            return reader(kind)
         case _:
             return lambda request: _converted(request.params[name], kind, name)
 
@@ -208,7 +208,8 @@ def _bare(kind: Any) -> Any:
     return kind.__origin__ if hasattr(kind, "__metadata__") else kind
 
 
-def _body(kind: Any) -> Take:
+def reader(kind: Any) -> Take:
+    """Reads the JSON body of a request as this model; what it gives raises `BadRequest`."""
     decoder = msgspec.json.Decoder(kind)
     may_lack = NoneType in get_args(kind)
 

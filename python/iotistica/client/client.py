@@ -8,6 +8,8 @@ from uuid import UUID
 
 from iotistica.api.models import agents as agent_models
 from iotistica.api.models import alerts as alert_models
+from iotistica.api.models import endpoints as endpoint_models
+from iotistica.api.models import events as event_models
 from iotistica.api.models import identity as identity_models
 from iotistica.api.models import jobs as job_models
 from iotistica.api.models import readings as reading_models
@@ -38,6 +40,7 @@ class Client:
             url, token=token, api_key=api_key, login=login, timeout_s=timeout_s, retries=retries
         )
         self.agents = Agents(self.transport)
+        self.events = Events(self.transport)
         self.targets = Targets(self.transport)
         self.jobs = Jobs(self.transport)
         self.readings = Readings(self.transport)
@@ -90,12 +93,55 @@ class Agents:
         path = f"{_V1}/agents/{segment(agent)}"
         await self._transport.call("DELETE", path, agent_models.Done)
 
+    async def devices(self, agent: UUID | str) -> list[endpoint_models.Endpoint]:
+        """The devices behind an agent, with what it says of them. Raises `NotFound`."""
+        path = f"{_V1}/agents/{segment(agent)}/devices"
+        found = await self._transport.call("GET", path, endpoint_models.Endpoints)
+        return found.devices
+
+    async def update(self, agent: UUID | str, order: target_models.Update) -> target_models.Sent:
+        """Have it install a version of its software; `updates` tells what becomes of it.
+
+        Raises `NotFound`.
+        """
+        path = f"{_V1}/agents/{segment(agent)}/update-agent"
+        return await self._transport.call("POST", path, target_models.Sent, body=order)
+
+    async def updates(self, agent: UUID | str) -> AsyncIterator[target_models.UpdateView]:
+        """Every update of an agent, newest first. Raises `NotFound`."""
+        path, query = f"{_V1}/agents/{segment(agent)}/updates", target_models.UpdateQuery()
+        async for page in self._transport.pages(path, target_models.Updates, query):
+            for update in page.updates:
+                yield update
+
     async def tag(self, agent: UUID | str, tags: dict[str, str]) -> dict[str, str]:
         """Set tags; all that the agent has then. Raises `NotFound`."""
         path = f"{_V1}/agents/{segment(agent)}/tags"
         body = {"tags": tags}
         found = await self._transport.call("PUT", path, agent_models.AgentTags, body=body)
         return found.tags
+
+
+class Events:
+    """What happened."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def all(
+        self, query: event_models.Search | None = None
+    ) -> AsyncIterator[event_models.Event]:
+        """Every event and change that fits, newest first, page after page."""
+        asked = query or event_models.Search()
+        async for page in self._transport.pages(f"{_V1}/events/search", event_models.Events, asked):
+            for event in page.events:
+                yield event
+
+    async def snapshot(self, agent: UUID | str, at: str) -> event_models.Snapshot:
+        """What is known of an agent at a time (ISO 8601). Raises `NotFound`."""
+        path = f"{_V1}/events/device/{segment(agent)}/snapshot"
+        body = event_models.Moment(timestamp=at)
+        return await self._transport.call("POST", path, event_models.Snapshot, body=body)
 
 
 class Targets:

@@ -72,6 +72,11 @@ DELETE FROM agent_events
 WHERE ctid = ANY (ARRAY(SELECT ctid FROM agent_events
                         WHERE time < now() - make_interval(days => $1) LIMIT 10000))
 """
+_FORGET_HEALTH = """
+DELETE FROM endpoint_health
+WHERE ctid = ANY (ARRAY(SELECT ctid FROM endpoint_health
+                        WHERE time < now() - make_interval(days => $1) LIMIT 10000))
+"""
 _ORDER = (
     *("pending", "acknowledged", "scheduled", "in_progress"),
     *("succeeded", "failed", "rejected", "timed_out"),
@@ -148,9 +153,10 @@ class EventStore:
             return len(await self._pool.fetch(_EXPIRE, _LOCK))
 
     async def forget(self, *, days: int) -> None:
-        """Delete some of the events that are older."""
+        """Delete some of the events that are older, and of what was said of endpoints."""
         with unavailable("delete old events"):
             await self._pool.execute(_FORGET, days)
+            await self._pool.execute(_FORGET_HEALTH, days)
 
 
 async def _move(connection: Connection, step: Step, *, begins: bool) -> None:

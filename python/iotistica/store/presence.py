@@ -59,6 +59,26 @@ SELECT tenant_id, uuid, 'presence', 'offline', now(),
 FROM silent
 RETURNING tenant_id, agent_uuid::text, false AS online, time
 """
+_WATCH = """
+SELECT since, checked_at, checked_at >= now() - $1::interval AS is_watching FROM presence_watch
+"""
+# For an operator: of one tenant, and only while somebody watches, or silence would say nothing.
+_CHECK_TENANT = """
+WITH silent AS (
+    SELECT uuid, tenant_id, last_seen_at FROM agents, presence_watch
+    WHERE tenant_id = $1 AND is_online AND checked_at >= now() - $3::interval
+      AND greatest(last_seen_at, since) < now() - $2::interval
+    ORDER BY uuid FOR NO KEY UPDATE OF agents SKIP LOCKED
+), updated AS (
+    UPDATE agents SET is_online = false, last_connectivity_event = now()
+    FROM silent WHERE agents.uuid = silent.uuid
+)
+INSERT INTO agent_events (tenant_id, agent_uuid, source, type, time, data)
+SELECT tenant_id, uuid, 'presence', 'offline', now(),
+       jsonb_build_object('lastSeenAt', last_seen_at)
+FROM silent
+RETURNING tenant_id, agent_uuid::text, false AS online, time
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +115,18 @@ class PresenceStore:
         gap = timedelta(seconds=gap_s)
         with unavailable("look who is silent"):
             return _changes(await self._pool.fetch(_CHECK, _LOCK, self._offline_after, gap))
+
+    async def watch(self, *, gap_s: float) -> asyncpg.Record | None:
+        """Since when somebody watches without a gap, when they looked last, and whether they do;
+        None where nobody ever did."""
+        with unavailable("look who watches"):
+            return await self._pool.fetchrow(_WATCH, timedelta(seconds=gap_s))
+
+    async def check_tenant(self, tenant: str, *, gap_s: float) -> list[Change]:
+        """As `check`, of one tenant; none where nobody watches."""
+        gap = timedelta(seconds=gap_s)
+        with unavailable("look who is silent"):
+            return _changes(await self._pool.fetch(_CHECK_TENANT, tenant, self._offline_after, gap))
 
 
 def _changes(rows: list[asyncpg.Record]) -> list[Change]:

@@ -10,8 +10,10 @@ from uuid import UUID
 import asyncpg
 
 from iotistica import keys
+from iotistica.allowance import UNLIMITED, Allowance
 from iotistica.errors import Conflict, Denied, Forbidden
 from iotistica.store import journal
+from iotistica.store.allowances import require_room
 from iotistica.store.broker_users import EVERYTHING, put_agent_user
 from iotistica.store.journal import Entry, Origin
 from iotistica.store.pool import Connection, DuplicateKey, Pool, Row, unavailable
@@ -145,8 +147,9 @@ class Offer:
 class RegistrationStore:
     """Registrations. Every method raises `StoreUnavailable`."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, allowance: Allowance = UNLIMITED) -> None:
         self._pool = pool
+        self._allowance = allowance
 
     async def register(
         self, applicant: Applicant, key_digest: str, offer: Offer, origin: Origin
@@ -154,7 +157,8 @@ class RegistrationStore:
         """Let an agent in, or one again that is in by the same keys; then nothing is counted.
 
         Raises `Denied` for a provisioning key that is not good, `Conflict` for a uuid or a key that
-        somebody else has, in whatever tenant, `Forbidden` for an agent that was deactivated.
+        somebody else has, in whatever tenant, `Forbidden` for an agent that was deactivated or is
+        one too many.
         """
         with unavailable("register an agent"):
             async with self._pool.acquire() as connection, connection.transaction():
@@ -237,6 +241,7 @@ class RegistrationStore:
             raise Forbidden(f"agent {uuid} is deactivated")
         if known["device_api_key_hash"] is not None:
             return False
+        await require_room(connection, tenant, self._allowance)
         if await connection.fetchval(_USE_KEY, key["id"]) is None:
             raise Denied("the provisioning key has let in as many agents as it may")
         await connection.execute(

@@ -41,6 +41,70 @@ SET (apps, config, version, system_info, stamps, reported_at) = (
     FROM agent_state_merge(old, excluded)
 )
 """
+# Compared with what the agent said last, which the merge reads anyway: nothing is written while an
+# endpoint is as it was.
+_NOTE_HEALTH = """
+INSERT INTO endpoint_health
+    (agent_uuid, name, time, status, connected, last_error, last_poll, error_count)
+SELECT report.agent, one.name, report.at, now.status, now.connected, now.last_error, now.last_poll,
+       now.error_count
+FROM (
+    SELECT agents.uuid AS agent, new.reported_at AS at, new.info -> 'endpoints_health' AS told,
+           old.system_info -> 'endpoints_health' AS known
+    FROM unnest($1::text[]::uuid[], $2::text[]::jsonb[], $3::text[]::jsonb[], $4::timestamptz[])
+         AS new (agent_uuid, info, stamps, reported_at)
+    JOIN agents ON agents.uuid = new.agent_uuid
+    LEFT JOIN agent_current_state AS old ON old.agent_uuid = agents.uuid
+    WHERE jsonb_typeof(new.info -> 'endpoints_health') = 'object'
+      AND (new.stamps ->> 'endpoints_health')::bigint
+          >= coalesce((old.stamps ->> 'endpoints_health')::bigint, 0)
+    OFFSET 0 -- so that both are unpacked once for each agent
+) AS report
+CROSS JOIN LATERAL jsonb_each(report.told) AS one (name, health)
+CROSS JOIN LATERAL (SELECT report.known -> one.name AS health OFFSET 0) AS before
+CROSS JOIN LATERAL endpoint_standing(one.health) AS now
+WHERE one.health IS DISTINCT FROM before.health
+  AND endpoint_differs(one.health, before.health)
+  AND length(one.name) <= 255
+ORDER BY report.agent
+ON CONFLICT (agent_uuid, name, time) DO NOTHING
+"""
+_HEALTH = """
+INSERT INTO endpoint_health
+    (agent_uuid, name, time, status, connected, last_error, last_poll, error_count)
+SELECT agents.uuid, told.key, new.reported_at, now.status, now.connected, now.last_error,
+       now.last_poll, now.error_count
+FROM unnest($1::text[]::uuid[], $2::text[]::jsonb[], $3::text[]::jsonb[], $4::timestamptz[])
+     AS new (agent_uuid, info, stamps, reported_at)
+JOIN agents ON agents.uuid = new.agent_uuid
+LEFT JOIN agent_current_state AS old ON old.agent_uuid = agents.uuid
+CROSS JOIN LATERAL jsonb_each(
+    CASE jsonb_typeof(new.info -> 'endpoints_health')
+        WHEN 'object' THEN new.info -> 'endpoints_health' ELSE '{}' END
+) AS told
+CROSS JOIN LATERAL endpoint_standing(told.value) AS now
+CROSS JOIN LATERAL endpoint_standing(
+    old.system_info -> 'endpoints_health' -> told.key
+) AS before
+WHERE (new.stamps ->> 'endpoints_health')::bigint
+          >= coalesce((old.stamps ->> 'endpoints_health')::bigint, 0)
+  AND (now.status, now.connected, now.last_error)
+          IS DISTINCT FROM (before.status, before.connected, before.last_error)
+  AND length(told.key) <= 255
+ORDER BY agents.uuid
+ON CONFLICT (agent_uuid, name, time) DO NOTHING
+"""
+_HEALTH = """
+SELECT health.status, health.connected, health.last_poll, health.error_count, health.last_error,
+       health.time AS timestamp
+FROM agents LEFT JOIN LATERAL (
+    SELECT * FROM endpoint_health
+    WHERE agent_uuid = agents.uuid AND name = $3 AND time > $4
+    ORDER BY time DESC
+    LIMIT $5
+) AS health ON true
+WHERE agents.tenant_id = $1 AND agents.uuid = $2
+"""
 _SHOW = """
 UPDATE agents
 SET ip_address = coalesce(info ->> 'ip_address', info ->> 'local_ip', ip_address),
@@ -147,6 +211,9 @@ class ReportStore:
             return
         with unavailable("store reports"):
             async with self._pool.acquire() as connection, connection.transaction():
+                if any("endpoints_health" in one.fields for one in merged.values()):
+                    told = (columns[place] for place in (0, 4, 5, 6))
+                    await connection.execute(_NOTE_HEALTH, *told)
                 await connection.execute(_MERGE, *columns)
                 await connection.execute(_SHOW, columns[0])
 
@@ -154,6 +221,16 @@ class ReportStore:
         """The current state, all NULL where there is none; None where there is no such agent."""
         with unavailable("read a state"):
             return await self._pool.fetchrow(_CURRENT, tenant, agent)
+
+    async def health(
+        self, tenant: str, agent: UUID, name: str, *, since: datetime, limit: int
+    ) -> list[dict[str, Any]] | None:
+        """How the health of an endpoint changed, newest first; None for no such agent."""
+        with unavailable("read the health of an endpoint"):
+            rows = await self._pool.fetch(_HEALTH, tenant, agent, name, since, limit)
+        if not rows:
+            return None
+        return [dict(row) for row in rows if row["timestamp"] is not None]
 
     async def newest_metrics(
         self, tenant: str, agent: UUID, *, limit: int

@@ -10,9 +10,11 @@ from uuid import UUID
 import asyncpg
 import orjson
 
+from iotistica.allowance import UNLIMITED, Allowance
 from iotistica.errors import Conflict, NotFound
 from iotistica.selection import AgentFilter
 from iotistica.store import journal
+from iotistica.store.allowances import require_room
 from iotistica.store.broker_users import allow_agent_users, remove_agent_users
 from iotistica.store.journal import Entry, Origin
 from iotistica.store.pool import Connection, MissingReference, Pool, affected, unavailable
@@ -97,8 +99,9 @@ CHANGEABLE = ("name", "type", "ip_address", "mac_address", "location", "fleet_uu
 class Roster:
     """Reads and changes agents. Every method raises `StoreUnavailable`."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, allowance: Allowance = UNLIMITED) -> None:
         self._pool = pool
+        self._allowance = allowance
 
     async def listed(
         self,
@@ -155,7 +158,10 @@ class Roster:
         return [_decoded(row) for row in rows]
 
     async def add(self, origin: Origin, uuid: UUID, values: Mapping[str, Any]) -> None:
-        """Make an agent that may register later. Raises `Conflict`, `NotFound` for the fleet."""
+        """Make an agent that may register later.
+
+        Raises `Conflict`, `NotFound` for the fleet, `Forbidden` where it is one too many.
+        """
         with unavailable("add an agent"), _fleet(values.get("fleet_uuid")):
             async with self._pool.acquire() as connection, connection.transaction():
                 made = await connection.fetchval(
@@ -171,6 +177,7 @@ class Roster:
                 )
                 if made is None:
                     raise Conflict(f"agent {uuid} exists")
+                await require_room(connection, origin.tenant, self._allowance)
                 await _record(connection, origin, "agent.created", uuid, after=dict(values))
 
     async def change(self, origin: Origin, uuid: UUID, changes: Mapping[str, Any]) -> None:
@@ -196,11 +203,16 @@ class Roster:
                 )
 
     async def activate(self, origin: Origin, uuids: Sequence[UUID], active: bool) -> list[UUID]:
-        """Let agents in or keep them out, API and broker; those for which that is a change."""
+        """Let agents in or keep them out, API and broker; those for which that is a change.
+
+        Raises `Forbidden` where they would be too many.
+        """
         with unavailable("activate agents"):
             async with self._pool.acquire() as connection, connection.transaction():
                 rows = await connection.fetch(_ACTIVATE, origin.tenant, uuids, active)
                 changed = [row["uuid"] for row in rows]
+                if active and changed:
+                    await require_room(connection, origin.tenant, self._allowance)
                 await allow_agent_users(connection, changed, active)
                 event = "agent.activated" if active else "agent.deactivated"
                 for uuid in changed:

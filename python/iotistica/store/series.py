@@ -70,6 +70,12 @@ FROM agents LEFT JOIN readings_latest AS reading
 WHERE agents.tenant_id = $1 AND agents.uuid = $2
 ORDER BY reading.metric_name, reading.device_name
 """
+_DEVICE_TIMES = """
+SELECT reading.device_name, max(reading.time) AS time
+FROM agents JOIN readings_latest AS reading ON reading.agent_uuid = agents.uuid
+WHERE agents.tenant_id = $1 AND agents.uuid = $2
+GROUP BY reading.device_name
+"""
 
 _JUST_AFTER = timedelta(microseconds=1)
 _TOMORROW = timedelta(days=2)
@@ -134,6 +140,12 @@ class SeriesStore:
         if not rows:
             return None
         return [] if rows[0]["time"] is None else rows
+
+    async def device_times(self, tenant: str, agent: UUID) -> dict[str, datetime]:
+        """Time of the newest reading of each device behind an agent, by its name."""
+        with unavailable("read readings"):
+            rows = await self._pool.fetch(_DEVICE_TIMES, tenant, agent)
+        return {row["device_name"]: row["time"] for row in rows}
 
     async def _choose(
         self, tenant: str, agent: UUID, metrics: Sequence[str], asked: Question

@@ -68,6 +68,21 @@ FROM agent_target_state_history AS h
 JOIN agents AS a ON a.uuid = h.agent_uuid
 WHERE a.tenant_id = $1 AND h.agent_uuid = $2 AND h.version = $3
 """
+_AT = """
+SELECT h.*, a.created_at AS since,
+       (SELECT max(s.version) FROM agent_target_state_history AS s
+        WHERE s.agent_uuid = a.uuid AND s.deployed AND s.version <= h.version) AS served_version,
+       coalesce((SELECT min(s.version) FROM agent_target_state_history AS s
+                 WHERE s.agent_uuid = a.uuid), 1) = 1 AS is_whole
+FROM agents AS a
+LEFT JOIN LATERAL (
+    SELECT * FROM agent_target_state_history
+    WHERE agent_uuid = a.uuid AND changed_at <= $3
+    ORDER BY version DESC
+    LIMIT 1
+) AS h ON true
+WHERE a.tenant_id = $1 AND a.uuid = $2
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +236,18 @@ class TargetStore:
         if row is None:
             raise NotFound(f"agent {agent} has no version {version} of its target state")
         return _content(row["apps"], row["config"])
+
+    async def at(self, tenant: str, agent: UUID, moment: datetime) -> tuple[Any, Content | None]:
+        """What operators saw at that time, with the row of the history that says so.
+
+        Without a content there was none, or, where the row says that the history is not whole, it
+        is forgotten.
+        """
+        with unavailable("read a version of a target state"):
+            row = await self.pool.fetchrow(_AT, tenant, agent, moment)
+        if row is None:
+            raise NotFound(f"agent {agent} does not exist")
+        return row, None if row["version"] is None else _content(row["apps"], row["config"])
 
 
 def _state(row: Any) -> State:

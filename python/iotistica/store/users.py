@@ -37,6 +37,20 @@ WHERE u.tenant_id = $1 AND u.id > $2
 ORDER BY u.id
 LIMIT $3
 """
+# Whoever is linked by the subject; else, by the address, who is not linked yet.
+_EXTERNAL = """
+SELECT id, tenant_id, password_hash, auth0_sub
+FROM users
+WHERE is_active AND (auth0_sub = $1 OR auth0_sub IS NULL AND lower(email) = lower($2))
+  AND ($3::text IS NULL OR tenant_id = $3)
+ORDER BY auth0_sub
+LIMIT 3
+"""
+_LINK = """
+UPDATE users SET auth0_sub = $3, updated_at = now()
+WHERE tenant_id = $1 AND id = $2 AND auth0_sub IS NULL
+RETURNING id
+"""
 _PASSWORD = "SELECT password_hash FROM users WHERE tenant_id = $1 AND id = $2"  # noqa: S105
 _ANYBODY = "SELECT EXISTS (SELECT FROM users WHERE $1::text IS NULL OR tenant_id = $1)"
 _ALONE = "SELECT pg_advisory_xact_lock(x'696f7475'::int)"  # "iotu"
@@ -52,10 +66,12 @@ INSERT INTO users (tenant_id, username, email, full_name, role, password_hash, m
 VALUES ($1, $2, $3, $4, $5, $6, $7)
 RETURNING id
 """
-# Tokens that were issued before count no more where the user is stopped.
+# Tokens that were issued before count no more where the user is stopped. Another address is
+# another person for the identity provider.
 _UPDATE = """
 UPDATE users
 SET username = $3, email = $4, full_name = $5, role = $6, is_active = $7, updated_at = now(),
+    auth0_sub = CASE WHEN lower(email) = lower($4) THEN auth0_sub END,
     tokens_valid_from = CASE WHEN is_active AND NOT $7 THEN now() ELSE tokens_valid_from END
 WHERE tenant_id = $1 AND id = $2
 """
@@ -113,6 +129,8 @@ class Credentials:
     id: int
     tenant: str
     password_hash: str
+    is_linked: bool = True
+    """Whether the subject of an identity provider is known; for who logs in by one."""
 
 
 class UserStore:
@@ -130,6 +148,23 @@ class UserStore:
         [row] = rows
         return Credentials(
             id=row["id"], tenant=row["tenant_id"], password_hash=row["password_hash"]
+        )
+
+    async def external(self, subject: str, email: str, tenant: str | None) -> Credentials | None:
+        """Of the one active user with this subject of the identity provider, else with this
+        address; None where there is none, or are several."""
+        with unavailable("look up a user"):
+            rows = await self._pool.fetch(_EXTERNAL, subject, email, tenant)
+        linked = [row for row in rows if row["auth0_sub"] is not None]
+        found = linked or rows
+        if len(found) != 1:
+            return None
+        [row] = found
+        return Credentials(
+            id=row["id"],
+            tenant=row["tenant_id"],
+            password_hash=row["password_hash"],
+            is_linked=row["auth0_sub"] is not None,
         )
 
     async def password_hash(self, tenant: str, user: int) -> str:
@@ -240,6 +275,19 @@ class Change:
             after={name: new[name] for name in changed},
         )
         return await self.get(before.id)
+
+    async def link(self, user: User, subject: str) -> None:
+        """Know the user by the subject of an identity provider from now on.
+
+        Raises `Conflict` where they, or the subject, were linked meanwhile.
+        """
+        try:
+            made = await self.connection.fetchval(_LINK, self._origin.tenant, user.id, subject)
+        except DuplicateKey:
+            made = None
+        if made is None:
+            raise Conflict(f"user {user.id} was linked just now; try again")
+        await self._record("user.linked", user, after={"auth0Sub": subject})
 
     async def require_password(self, user: User, password_hash: str) -> None:
         """Raise `Conflict` where this is no longer the hash: what was compared has changed."""

@@ -81,6 +81,25 @@ class LogStreams:
         with unavailable("measure the log streams"):
             return dict(zip(tenants, await pipeline.execute(), strict=True))
 
+    async def standing(self, tenant: str) -> dict[str, int | None]:
+        """Entries of a stream: how many there are, may be, are being written, and wait unread."""
+        stream = keys.log_stream(tenant)
+        with unavailable("look at a log stream"):
+            length = int(await execute(self._redis, "XLEN", stream))
+            groups: list[Any] = []
+            if length:
+                groups = await execute(self._redis, "XINFO", "GROUPS", stream)
+        found = [dict(zip(group[::2], group[1::2], strict=True)) for group in groups]
+        name = keys.log_writers_group(tenant).encode()
+        ours = next((group for group in found if group[b"name"] == name), {})
+        return {
+            "length": length,
+            "limit": self._most,
+            "pending": ours.get(b"pending", 0),
+            "lag": ours.get(b"lag", length),
+            "consumers": ours.get(b"consumers", 0),
+        }
+
     async def rest(self, tenant: str) -> None:
         """Look at an empty stream no more, until something is appended."""
         with unavailable("look at a log stream"):

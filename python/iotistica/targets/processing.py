@@ -36,7 +36,7 @@ def processed(agent: UUID | None, content: Content) -> Content:
     config = dict(content.config)
     endpoints = config.get("endpoints")
     if isinstance(endpoints, list):
-        config["endpoints"] = endpoints = [_endpoint(one) for one in endpoints]
+        config["endpoints"] = endpoints = [without_password(one) for one in endpoints]
     detection = config.get("anomalyDetection")
     if agent is not None and isinstance(detection, dict):
         config["anomalyDetection"] = _detection(str(agent), detection, _names(endpoints))
@@ -50,7 +50,8 @@ def password_hash(password: str) -> str:
     return f"$7${_ROUNDS}${base64.b64encode(salt).decode()}${base64.b64encode(key).decode()}"
 
 
-def _endpoint(endpoint: Json) -> Json:
+def without_password(endpoint: Json) -> Json:
+    """The endpoint with a hash in place of an MQTT password. Raises `BadRequest`."""
     match endpoint:
         case {"auth": {"mqtt": {"password": str(password), **rest}, **others}} if password:
             mqtt = {**rest, "passwordFileHash": password_hash(password)}

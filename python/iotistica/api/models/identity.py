@@ -28,6 +28,7 @@ Password: TypeAlias = Annotated[str, Meta(min_length=8, max_length=256)]
 """At least eight characters (reference 6.1); the bound keeps hashing short."""
 Given: TypeAlias = Annotated[str, _pattern(r"^[^\x00]*$", "", most=1024)]
 """What is only looked up, in PostgreSQL, which holds no NUL."""
+Token: TypeAlias = Annotated[str, Meta(max_length=16_384)]
 GivenPassword: TypeAlias = Annotated[str, Meta(max_length=256)]
 PermissionList: TypeAlias = Annotated[
     list[str],
@@ -82,6 +83,14 @@ class LoggedIn(msgspec.Struct, rename="camel"):
     must_change_password: bool
     user: Me
     token_type: str = "Bearer"  # noqa: S105
+
+
+class ExchangeBody(msgspec.Struct, rename="camel"):
+    """A token of the identity provider, by either name."""
+
+    token: Token = ""
+    auth0_token: Token = ""
+    tenant_id: Given = ""
 
 
 class RefreshBody(msgspec.Struct, rename="camel"):

@@ -18,6 +18,7 @@ from iotistica.store.logs import Asked
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
+Word = Annotated[str, Meta(max_length=255, pattern=r"^[^\x00]*$")]
 Names = Annotated[list[Text], Meta(max_length=100)]
 PERIODS = {"30min": 1800, "6h": 21_600, "12h": 43_200, "24h": 86_400}
 """Seconds of each period that may be asked for."""
@@ -176,6 +177,36 @@ class ReportedDevices(TypedDict):
     count: int
     devices: list[Any]
     reported_at: datetime | None
+
+
+class HealthQuery(msgspec.Struct, kw_only=True):
+    """For how many hours back."""
+
+    hours: Annotated[int, Meta(ge=1, le=8784)] = 24
+
+
+class HealthChange(TypedDict):
+    """What the agent said of an endpoint when it said something new."""
+
+    protocol_type: str
+    device_name: str
+    status: str | None
+    connected: bool | None
+    last_poll: str | None
+    error_count: float | None
+    last_error: str | None
+    timestamp: datetime
+
+
+class HealthHistory(TypedDict):
+    """Changes of an endpoint's health, the newest first."""
+
+    agent_uuid: str
+    protocol_type: str
+    device_name: str
+    hours: int
+    count: int
+    history: list[HealthChange]
 
 
 class DeviceHealth(TypedDict):

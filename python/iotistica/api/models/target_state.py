@@ -236,3 +236,49 @@ class Sent(Struct, kw_only=True):
     status: Literal["ok"] = "ok"
     message: str
     command: dict[str, Any]
+
+
+class UpdateQuery(Struct, kw_only=True):
+    """A page of updates."""
+
+    limit: Limit = 50
+    cursor: Annotated[str, Meta(max_length=1000)] | None = None
+
+
+class UpdateView(Struct, kw_only=True):
+    """An update of an agent's software."""
+
+    id: int
+    status: Literal[
+        "pending",
+        "acknowledged",
+        "scheduled",
+        "in_progress",
+        "succeeded",
+        "failed",
+        "rejected",
+        "timed_out",
+    ]
+    current_version: str | None
+    """What it had, as far as it is known."""
+    target_version: str | None
+    deployment_type: str | None
+    scheduled_time: datetime | None
+    requested_by: str
+    """Empty where the agent began by itself."""
+    error: str | None
+    exit_code: int | None
+    created_at: datetime
+    acknowledged_at: datetime | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    timeout_at: datetime | None
+    """When it is given up, if nothing is heard until then."""
+
+
+class Updates(Struct, kw_only=True):
+    """Updates, newest first."""
+
+    count: int
+    updates: list[UpdateView]
+    cursor: str | None

@@ -19,6 +19,7 @@ from iotistica.store.pool import Pool
 from iotistica.store.reports import ReportStore
 
 _STEPS = 60
+_MOST_CHANGES = 1000
 
 
 class AgentReports:
@@ -88,6 +89,41 @@ class AgentReports:
         found = info.get("endpoints_health")
         found = found if isinstance(found, dict) else {}
         return json_reply({"count": len(found), "devices": found, "reported_at": at})
+
+    @route(
+        "GET",
+        "/api/v1/agents/:uuid/protocol-adapters/:protocol/:deviceName/history",
+        needs="device:read",
+        reply=models.HealthHistory,
+        errors=(404,),
+    )
+    async def history(
+        self,
+        uuid: UUID,
+        protocol: models.Word,
+        deviceName: models.Word,
+        query: models.HealthQuery,
+        caller: Principal,
+    ) -> Reply:
+        """Changes of an endpoint's health as the agent reported them, the newest first.
+
+        An endpoint is known by its name; the protocol is only repeated.
+        """
+        since = datetime.now(UTC) - timedelta(hours=query.hours)
+        found = await self._reports.health(
+            caller.tenant, uuid, deviceName, since=since, limit=_MOST_CHANGES
+        )
+        if found is None:
+            raise _unknown(uuid)
+        named = {"protocol_type": protocol, "device_name": deviceName}
+        body = {
+            "agent_uuid": str(uuid),
+            **named,
+            "hours": query.hours,
+            "count": len(found),
+            "history": [{**named, **one} for one in found],
+        }
+        return json_reply(body)
 
     @route(
         "GET",

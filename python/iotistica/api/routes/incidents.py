@@ -65,10 +65,11 @@ class Incidents:
         self,
         request: Request,
         id: Number,  # noqa: A002
-        body: models.Resolution,
+        body: models.Resolution | None,
     ) -> models.IncidentView:
-        """Resolve an incident and its alerts; a later event opens it again."""
-        return _incident(await self._store.resolve(request.origin, id, body.resolution_notes))
+        """Resolve an incident and its alerts; a later event opens it again. No body is needed."""
+        notes = None if body is None else body.resolution_notes
+        return _incident(await self._store.resolve(request.origin, id, notes))
 
     @route("PATCH", "/api/v1/anomaly-incidents/:id/feedback", needs="device:control")
     async def judge(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from iotistica import metrics
+from iotistica.api.auth import bearer
 from iotistica.api.http import Request
 from iotistica.api.identity import Identity
 from iotistica.api.models.identity import (
     ChangeBody,
     Done,
+    ExchangeBody,
     LoggedIn,
     LoginBody,
     Me,
@@ -27,6 +29,10 @@ from iotistica.store.users import Credentials, User
 
 _WRONG = (
     "the user name or the password is wrong; a name that is used in several tenants needs tenantId"
+)
+_STRANGER = (
+    "the token is about nobody here; a user is known by its verified address, and one who is in "
+    "several tenants needs tenantId"
 )
 _GONE = "the user is not active"
 
@@ -54,6 +60,36 @@ class Sessions:
         self._limiter.give_back("login", account)
         metrics.LOGINS.labels("accepted").inc()
         return await self._logged_in("Login successful", user, session)
+
+    @route("POST", "/api/v1/auth/auth0-exchange", public=True, limit="auth", errors=(401, 403, 409))
+    async def exchange(self, request: Request, body: ExchangeBody | None) -> LoggedIn:
+        """Log in by a token of the identity provider, in the body or as `Authorization: Bearer`.
+
+        It must be about a user whom somebody made: known by the token's subject, and before the
+        first time by the address that the provider has verified. Nobody gets rights by a token.
+        """
+        given = body or ExchangeBody()
+        token = given.token or given.auth0_token or bearer(request)
+        if self._identity.provider is None:
+            raise Denied("no identity provider is configured")
+        subject = await self._identity.provider.subject(token)
+        tenant = subject.tenant or given.tenant_id or request.headers.get("x-tenant-id") or None
+        known = await self._identity.users.external(subject.id, subject.email, tenant)
+        if known is None:
+            metrics.LOGINS.labels("refused").inc()
+            raise Forbidden(_STRANGER)
+        user = await self._present(known.tenant, known.id)
+        origin = request.origin_of(principal_of(user))
+        if not known.is_linked:
+            async with self._identity.users.changing(origin) as change:
+                await change.link(user, subject.id)
+        session = await self._identity.sessions.open(
+            origin, user.id, compared_hash=known.password_hash, fresh_hash=None
+        )
+        if session is None:
+            raise Denied(_GONE)
+        metrics.LOGINS.labels("accepted").inc()
+        return await self._logged_in("Auth0 token exchange successful", user, session)
 
     @route("POST", "/api/v1/auth/refresh", public=True, errors=(401,))
     async def refresh(self, request: Request, body: RefreshBody) -> LoggedIn:
