@@ -28,6 +28,7 @@ from harness import arguments, report
 from iotistica import keys, metrics, mqtt
 from iotistica.api.bridge import Bridge
 from iotistica.api.link import session_options
+from iotistica.api.shares import share
 from iotistica.api.tenants import Tenants
 from iotistica.credentials import User
 from iotistica.embedded.broker import Broker, find_broker
@@ -57,7 +58,7 @@ class Bench:
         """Leave `messages` waiting for a new session of process `name`; how to resume it."""
         options = session_options(self.settings, name)
         async with mqtt.connect(options) as session:
-            await session.subscribe(keys.shared_filter(keys.TELEMETRY_FILTER))
+            await session.subscribe(share(self.settings, keys.TELEMETRY_FILTER))
         publisher = replace(options, client_id=f"{options.client_id}-p", clean_start=True)
         async with mqtt.connect(publisher) as session:
             count = len(self.topics)
@@ -206,6 +207,7 @@ async def servers(options: Any) -> AsyncIterator[Bench]:
                 Settings.load(
                     redis_url=redis_server.url,
                     mqtt_url=broker.url_for("iotistica-api", user.password),
+                    jwt_secret="k" * 64,
                 ),
                 topics(options.agents),
                 options.messages,

@@ -86,7 +86,7 @@ class Service:
 
     @classmethod
     @asynccontextmanager
-    async def run(cls, database: str, redis: str) -> AsyncIterator[Service]:
+    async def run(cls, database: str, redis: str, **more: str) -> AsyncIterator[Service]:
         """Start a process, and stop it at the end."""
         with tempfile.TemporaryDirectory(prefix="iotistica-bench-") as spool:
             environment = {
@@ -98,7 +98,7 @@ class Service:
                 "IOTISTICA_BACKFILL_AFTER_S": "0",
             }
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", PROGRAM), env={**os.environ, **environment}
+                *(sys.executable, "-c", PROGRAM), env={**os.environ, **environment, **more}
             )
             streams = Streams(redis)
             try:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import aiohttp
 import asyncpg
@@ -94,11 +94,12 @@ async def fill(url: str) -> None:
     await connection.close()
 
 
-def start(**environment: str) -> subprocess.Popen[bytes]:
+def start(log: IO[bytes] | None = None, **environment: str) -> subprocess.Popen[bytes]:
+    silent = subprocess.DEVNULL if environment.get("JWT_SECRET") else subprocess.PIPE
     return subprocess.Popen(
         [sys.executable, "-c", START, "--port", "1", "--version"],
         env={**os.environ, **environment},
-        stderr=subprocess.DEVNULL if environment.get("JWT_SECRET") else subprocess.PIPE,
+        stderr=silent if log is None else log,
     )
 
 

@@ -249,6 +249,63 @@ proptest! {
     }
 
     #[test]
+    fn a_longer_dictionary_reads_what_was_written_with_a_shorter_one(
+        names in vec("[a-z]{1,4}", 1..8),
+        more in vec("[a-z]{1,4}", 0..4),
+        values in vec(any::<i32>(), 8),
+    ) {
+        let grown: Vec<&String> = names.iter().chain(&more).collect();
+        let parse = |names: Json| {
+            Dictionary::parse(1, json!({"fields": names}).to_string().as_bytes()).unwrap()
+        };
+        let (shorter, longer) = (parse(json!(names)), parse(json!(grown)));
+        let indices: Vec<usize> = (0..names.len()).collect();
+        let pairs: Vec<_> = indices.iter().zip(&values).collect();
+        for message in [
+            json!({"v": 1, "p": pairs}),
+            json!({"v": 1, "i": indices, "d": values[..names.len()]}),
+        ] {
+            let (message, arena, limits) = (message.to_string(), Bump::new(), Limits::default());
+            let value = decode::decode(message.as_bytes(), &arena, &limits).unwrap();
+            let compacted = Compact::recognize(value).unwrap();
+            let old = expand::expand(compacted, &shorter, &arena, &limits).unwrap();
+            let new = expand::expand(compacted, &longer, &arena, &limits).unwrap();
+            prop_assert_eq!(old.value, new.value);
+            prop_assert_eq!((old.unknown_fields, new.unknown_fields), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_context_finds_the_last_dictionary_that_fits(
+        learned in vec((0_i64..2, prop::option::of("[ab]")), 1..12),
+        version in 0_i64..3,
+        hash in prop::option::of("[ab]"),
+    ) {
+        let mut context = context();
+        let agent = ids::parse_uuid(AGENT).unwrap();
+        for (version, hash) in &learned {
+            let json = json!({"fields": [], "hash": hash}).to_string();
+            context.put_dictionary(agent, Dictionary::parse(*version, json.as_bytes()).unwrap());
+        }
+        let message = json!({"v": version, "h": hash, "p": []}).to_string();
+        let arena = Bump::new();
+        let value = decode::decode(message.as_bytes(), &arena, &Limits::default()).unwrap();
+        let compacted = Compact::recognize(value).unwrap();
+        let found = context.dictionaries(agent).iter().find(|one| compacted.fits(one));
+        let mut kept: Vec<(i64, Option<String>)> = Vec::new();
+        for one in learned.iter().rev() {
+            if kept.len() < 2 && !kept.contains(one) {
+                kept.push(one.clone());
+            }
+        }
+        let fits = |one: &&(i64, Option<String>)| {
+            one.0 == version && (hash.is_none() || one.1.is_none() || one.1 == hash)
+        };
+        let expected = kept.iter().find(fits);
+        prop_assert_eq!(found.map(|one| (one.version, one.hash.clone())), expected.cloned());
+    }
+
+    #[test]
     fn dedup_agrees_with_a_map(readings in vec(("[a-c]{1,2}", 0_i64..4, any::<i32>()), 0..60)) {
         let list: Vec<Json> = readings
             .iter()

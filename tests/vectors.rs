@@ -17,7 +17,7 @@ use iotistica_core::explain::explain;
 use iotistica_core::inflate::{self, Inflater, Wrapping};
 use iotistica_core::limits::Limits;
 use iotistica_core::reading::Quality;
-use iotistica_core::reject::{Reason, Reject};
+use iotistica_core::reject::Reject;
 use iotistica_core::tally::{self, Tally};
 use iotistica_core::topic::{self, Topic};
 use iotistica_core::value::Value;
@@ -149,7 +149,8 @@ fn expand_stage() {
             continue;
         };
         if !compact.fits(&dictionary) {
-            assert_eq!(case["error"], Reason::DictionaryMissing.name(), "{}", case["name"]);
+            let reject = compact.misfit(&[dictionary.into()]);
+            assert_eq!(case["error"], reject.reason.name(), "{}", case["name"]);
             continue;
         }
         match expand::expand(compact, &dictionary, &arena, &limits) {
@@ -252,15 +253,17 @@ fn entry_stage_and_batch() {
             .waiting
             .iter()
             .map(|waiting| {
-                let (needs, agent, version) = match waiting.needs {
-                    Need::Agent(agent) => ("agent", Some(agent), 0),
-                    Need::Dictionary(agent, version) => ("dictionary", Some(agent), version),
-                    Need::Room => ("room", None, 0),
-                    Need::Backfill => ("backfill", None, 0),
+                let (needs, agent, version, hash) = match &waiting.needs {
+                    Need::Agent(agent) => ("agent", Some(agent), 0, None),
+                    Need::Dictionary(agent, version, hash) => {
+                        ("dictionary", Some(agent), *version, hash.as_deref())
+                    }
+                    Need::Room => ("room", None, 0, None),
+                    Need::Backfill => ("backfill", None, 0, None),
                 };
                 json!({
                     "entry": waiting.entry, "message": waiting.message, "needs": needs,
-                    "agent": agent.as_ref().map(ids::format_uuid), "version": version,
+                    "agent": agent.map(ids::format_uuid), "version": version, "hash": hash,
                 })
             })
             .collect();
@@ -301,7 +304,8 @@ fn copy_stage() {
 #[test]
 fn a_full_batch_lets_the_rest_wait() {
     let limits = Limits { batch_rows: 1, ..Limits::default() };
-    let context = Context { limits, ..context() };
+    let mut context = context();
+    context.limits = limits;
     let name = format!("{NOW_MS}-0 {}", topic::format(TENANT, AGENT, "endpoints/x"));
     let pair = [name.as_bytes(), br#"{"metric":"t","value":1}"#];
     let records = vec![&b"data"[..], b"[]"];
@@ -310,8 +314,8 @@ fn a_full_batch_lets_the_rest_wait() {
         Entry { id: b"2-0", fields: records },
     ];
     let batch = Encoder::new(&context).encode(&entries, &context, options(true));
-    let waiting: Vec<_> = batch.waiting.iter().map(|w| (w.entry, w.message, w.needs)).collect();
-    assert_eq!(waiting, [(0, Some(1), Need::Room), (1, None, Need::Room)]);
+    let waiting: Vec<_> = batch.waiting.iter().map(|w| (w.entry, w.message, &w.needs)).collect();
+    assert_eq!(waiting, [(0, Some(1), &Need::Room), (1, None, &Need::Room)]);
     assert_eq!(batch.copy.rows, 1);
 }
 
@@ -319,7 +323,7 @@ fn a_full_batch_lets_the_rest_wait() {
 fn a_diverted_message_leaves_nothing_behind() {
     let mut context = context();
     let dictionary = Dictionary::parse(1, br#"{"fields":["metric","timestamp"]}"#).unwrap();
-    context.dictionaries.insert(ids::parse_uuid(AGENT).unwrap(), dictionary.into());
+    context.put_dictionary(ids::parse_uuid(AGENT).unwrap(), dictionary);
     let name = format!("{NOW_MS}-0 {}", topic::format(TENANT, AGENT, "endpoints/x"));
     let old = format!(r#"{{"v":1,"p":[[0,"t"],[1,{}],[7,"?"]]}}"#, NOW_MS - 60_000);
     let entry = Entry { id: b"1-0", fields: vec![name.as_bytes(), old.as_bytes()] };

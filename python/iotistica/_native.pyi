@@ -115,14 +115,17 @@ class Context:
     def add_agents(self, agents: Sequence[str]) -> None:
         """Register agents (UUIDs) that belong to the tenant. Raises `ValueError`."""
     def remove_agents(self, agents: Sequence[str]) -> None:
-        """Forget agents; their messages wait again."""
+        """Forget agents and their dictionaries; their messages wait again."""
     def put_dictionary(self, agent: str, version: int, dictionary: bytes) -> None:
-        """Set the key-compaction dictionary of an agent, as JSON.
+        """Learn a key-compaction dictionary of an agent, as JSON; it takes the place of one of the
+        same version and hash, and the two last ones are kept.
 
         Either the message `meta/dictionary`, or the parts that Redis holds, as
         `{"fields": {"0": name}, "hash": …, "enums": …, "metrics": …, "agents": …, "devices": …}`.
         Raises `ValueError`.
         """
+    def forget_dictionaries(self, agents: Sequence[str]) -> None:
+        """Forget all dictionaries of these agents; their compacted messages wait again."""
 
 @final
 class CopyBuffer:
@@ -189,13 +192,16 @@ class Waiting:
         """What is missing.
 
         `agent`: whether `agent` is one of the tenant's. `dictionary`: that of `agent`, of
-        `version`. `room`: nothing, the batch was full; may also come with `final`. `backfill`: a
-        turn when nothing newer waits, as all readings are older than `divert_before_ms`.
+        `version`, and of `hash` where the message tells it. `room`: nothing, the batch was full;
+        may also come with `final`. `backfill`: a turn when nothing newer waits, as all readings
+        are older than `divert_before_ms`.
         """
     @property
     def agent(self) -> str | None: ...
     @property
     def version(self) -> int: ...
+    @property
+    def hash(self) -> str | None: ...
 
 @final
 class Outcome:

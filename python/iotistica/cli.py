@@ -27,6 +27,10 @@ app = typer.Typer(
 )
 
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0 picks a free port.")]
+Learning = Annotated[
+    bool,
+    typer.Option("--learning", help="Agents that compact extend their dictionaries as they go."),
+]
 
 
 def share(text: str) -> typer.models.OptionInfo:
@@ -126,6 +130,7 @@ def simulate(
     reports: Annotated[
         bool, typer.Option("--reports", help="Agents report state, metrics and logs, too.")
     ] = False,
+    learning: Learning = False,
     seed: Annotated[str, typer.Option(help="Names the fleet: same seed, same agents.")] = "0",
     tenant: Annotated[
         str | None, typer.Option(help="Tenant of the agents; a data directory has its own.")
@@ -153,6 +158,7 @@ def simulate(
             duplicates=duplicates,
             malformed=malformed,
             late=late,
+            learning=learning,
             seed=seed,
             reports=reports,
         )

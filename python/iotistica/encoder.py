@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from iotistica import metrics
 from iotistica._native import Batch, Context, Waiting, encode_batch
+from iotistica.dictionaries import Held, Wanted
+from iotistica.dictionaries.library import Library
 from iotistica.limits import limits_of
 from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
-from iotistica.streams import Entry, Streams
+from iotistica.streams import Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class Learned:
 
     strangers: frozenset[str]
     members: frozenset[str]
-    versions: Mapping[str, int]
+    dictionaries: frozenset[Wanted]
 
     def stranger(self, one: Waiting) -> bool:
         """Whether the message waits in vain."""
@@ -34,7 +36,7 @@ class Learned:
             case "agent":
                 return one.agent in self.members
             case "dictionary":
-                return self.versions.get(one.agent or "") == one.version
+                return wanted(one) in self.dictionaries
             case _:  # room in a batch: the next one has it
                 return True
 
@@ -49,14 +51,14 @@ class Encoder:
         settings: Settings,
         executor: Executor,
         agents: AgentStore,
-        streams: Streams,
+        library: Library,
     ) -> None:
         self._tenant = tenant
         self._context = Context(tenant, limits_of(settings), key_compaction=settings.key_compaction)
         self._backfill_after_ms = int(settings.backfill_after_s * 1000)
         self._executor = executor
         self._agents = agents
-        self._streams = streams
+        self._library = library
 
     async def encode(
         self, entries: Sequence[Entry], *, final: bool = False, divert: bool = False
@@ -82,20 +84,36 @@ class Encoder:
         asked = {one.agent for one in waiting if one.needs == "agent" and one.agent}
         members = set(await self._agents.agents_of(self._tenant, sorted(asked))) if asked else set()
         self._context.add_agents(sorted(members))
-        versions: dict[str, int] = {}
-        for agent in {one.agent for one in waiting if one.needs == "dictionary" and one.agent}:
-            if found := await self._streams.dictionary(agent):
-                self._put_dictionary(agent, *found)
-                versions[agent] = found[0]
-        return Learned(frozenset(asked - members), frozenset(members), versions)
+        needed = {wanted(one) for one in waiting if one.needs == "dictionary"}
+        dictionaries = await self.learn(needed) if needed else frozenset[Wanted]()
+        return Learned(frozenset(asked - members), frozenset(members), dictionaries)
+
+    async def learn(self, needed: Iterable[Wanted]) -> frozenset[Wanted]:
+        """Those of these dictionaries that are known now. Raises `StoreUnavailable`."""
+        found = await self._library.find(self._tenant, needed)
+        learned = {one for one, held in found.items() if self._put(one.agent, held)}
+        if broken := found.keys() - learned:
+            # By somebody else's hand: what we write to Redis can be used.
+            again = await self._library.find(self._tenant, broken, cached=False)
+            learned |= {one for one, held in again.items() if self._put(one.agent, held)}
+        return frozenset(learned)
+
+    def _put(self, agent: str, held: Held) -> bool:
+        try:
+            self._context.put_dictionary(agent, held.version, held.json)
+        except ValueError:
+            return False
+        return True
 
     def forget(self, agents: Sequence[str]) -> None:
         """Ask for these again: they left the tenant."""
         self._context.remove_agents(agents)
 
-    def _put_dictionary(self, agent: str, version: int, dictionary: bytes) -> None:
-        try:
-            self._context.put_dictionary(agent, version, dictionary)
-        except ValueError:
-            # A broken dictionary is as good as none: its messages are rejected in time.
-            return
+    def forget_dictionaries(self, agents: Sequence[str]) -> None:
+        """Ask for those of these agents again: they changed."""
+        self._context.forget_dictionaries(agents)
+
+
+def wanted(one: Waiting) -> Wanted:
+    """The dictionary that a message waits for."""
+    return Wanted(one.agent or "", one.version, one.hash)

@@ -94,6 +94,11 @@ def presence_channel(tenant: str, agent: str) -> str:
     return _channel(tenant, agent, "presence")
 
 
+def tenant_presence_channel(tenant: str) -> str:
+    """The same of all agents of a tenant."""
+    return f"tenant:{{{tenant}}}:presence"
+
+
 def jobs_channel(tenant: str, agent: str) -> str:
     """`{deviceUuid, type, data, timestamp}` of whatever happens to a job of an agent."""
     return _channel(tenant, agent, "jobs")
@@ -134,6 +139,26 @@ def dictionary(agent: str) -> str:
     return f"dict:{agent}"
 
 
+def dictionary_serial(agent: str) -> str:
+    """Beside it: which of our commits it is, so that an older one does not replace it."""
+    return f"dict:{agent}:serial"
+
+
+def dictionary_asked(agent: str) -> str:
+    """There while the agent need not be asked for its dictionary once more."""
+    return f"dict:{agent}:asked"
+
+
+def parked_stream(tenant: str) -> str:
+    """Telemetry that waits for a dictionary."""
+    return f"tenant:{{{tenant}}}:agent:devices:parked"
+
+
+def parked_index(tenant: str) -> str:
+    """Which dictionary each entry of it waits for: a hash by the ids of the entries."""
+    return f"tenant:{{{tenant}}}:agent:devices:parked:index"
+
+
 SHARED_GROUP = "iotistica-api"
 """Name of the MQTT shared subscription: replicas of the bridge divide the messages."""
 
@@ -161,14 +186,54 @@ STRAY = "stray"
 TELEMETRY_FILTER = "i/+/a/+/endpoints/#"
 """Agents may use topics of several levels below `endpoints`."""
 
-DICTIONARY_FILTER = "i/+/a/+/meta/dictionary"
-"""Retained, and retained messages do not reach shared subscriptions."""
-
 BROKER_DROPPED_TOPIC = "$SYS/broker/publish/messages/dropped"
 """Mosquitto's count of messages that it dropped since its start."""
 
 AGENTS_CHANNEL = "iotistica:agents"
 """Told the UUID of an agent whose keys or rights have changed."""
+
+
+BROKER_USERS_CHANNEL = "iotistica:broker-users"
+"""Told the name of a user of the broker whose password or rights have changed; `*` is all."""
+
+_FIGURES = (
+    *("version", "uptime", "clients/#", "load/#", "messages/#", "store/#", "subscriptions/#"),
+    *("shared_subscriptions/#", "retained messages/#", "heap/#", "publish/#", "bytes/#"),
+)
+_NODE_FIGURES = ("version", "uptime", "stats/#", "metrics/#")
+SYSTEM_FILTERS = (
+    *(f"$SYS/broker/{rest}" for rest in _FIGURES),
+    *(f"$SYS/brokers/+/{rest}" for rest in _NODE_FIGURES),
+)
+"""What Mosquitto, and EMQX, say about themselves. Figures alone: `$SYS/#` has logs and client ids
+too, which are those of all tenants."""
+
+BROKER_FIGURES = "iotistica:broker:stats"
+"""JSON of the broker's figures as of now (docs/broker-monitor.md)."""
+
+BROKER_HISTORY = "iotistica:broker:history"
+"""A stream with one entry a minute, whose id is the minute and whose field `point` is JSON."""
+
+BROKER_MONITOR = "iotistica:broker:monitor"
+"""Name of the process that collects the broker's figures; expires unless it is renewed."""
+
+BROKER_CHANNEL = "iotistica:mqtt-stats"
+"""The JSON of `BROKER_FIGURES` whenever it is written."""
+
+
+def topics_seen(tenant: str) -> str:
+    """Topics of a tenant by the time of their last message, epoch milliseconds: a sorted set."""
+    return f"tenant:{{{tenant}}}:mqtt:topics"
+
+
+def topic_figures(tenant: str) -> str:
+    """What is known of each topic: a hash of `{letter}:{topic}` (see `streams.topics`)."""
+    return f"tenant:{{{tenant}}}:mqtt:topics:figures"
+
+
+def topics_channel(tenant: str) -> str:
+    """`{timestamp, source, topics: […]}`: what came on which topics since the message before."""
+    return f"tenant:{{{tenant}}}:mqtt-topics"
 
 
 def agent_filter(tenant: str, agent: str) -> str:

@@ -3,7 +3,7 @@
 One hash for each tenant in Redis counts, for each agent, what became of its messages. What counts
 changes with the stream in one transaction, so at any moment, for each agent:
 
-    accepted = settled + spooled + messages in the live and the backfill stream
+    accepted = settled + spooled + messages in the live and the backfill stream, and parked
     readings = stored + duplicate + collided + redelivered + dropped + sum of rejected:{reason}
 """
 

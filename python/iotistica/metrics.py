@@ -88,6 +88,9 @@ REDIS_PRESSURE = _gauge("redis_memory_ratio", "Share of its memory that Redis us
 BROKER_DROPPED = _gauge(
     "broker_dropped_messages", "Messages the broker says it dropped ($SYS); must stay 0"
 )
+BROKER_FIGURES = _gauge(
+    "broker_figure", "What the broker says about itself ($SYS), by name; of one process", "figure"
+)
 
 # Control: everything that agents send beside telemetry
 CONTROL_MESSAGES = _counter(
@@ -101,6 +104,14 @@ CONTROL_HELD = _counter(
 )
 CONTROL_BATCH_SECONDS = _histogram(
     "control_batch_seconds", "Time to decode and commit a batch", "family"
+)
+CHORE_DEFECTS = _counter(
+    "chore_defects_total", "Defects of ours that a chore met; it is tried again", "chore"
+)
+PRUNED = _counter(
+    "pruned_total",
+    "Rows, or days of tables by days, removed at the end of their retention",
+    "table",
 )
 ALERT_EVALUATION_SECONDS = _histogram(
     "alert_evaluation_seconds", "Time to evaluate the rules of a tenant that were due"
@@ -122,6 +133,16 @@ PRESENCE_CHANGES = _counter("presence_changes_total", "Agents that came or went"
 OUTBOX_SENT = _counter("outbox_sent_total", "Messages to agents that the broker has")
 OUTBOX_REFUSED = _counter("outbox_refused_total", "Messages to agents that the broker refused")
 OUTBOX_WAITING = _gauge("outbox_messages", "Messages that wait for a control process")
+
+# Live values
+LIVE_SOCKETS = _gauge("live_sockets", "WebSockets that are open")
+LIVE_SUBSCRIPTIONS = _counter("live_subscriptions_total", "Channels subscribed to", "channel")
+LIVE_MESSAGES = _counter("live_messages_total", "Messages sent to those who listen")
+LIVE_CLOSED = _counter(
+    "live_closed_total",
+    "Sockets that were closed by this side: expired, revoked, flood, slow, stopping",
+    "reason",
+)
 
 # Supervisor
 PROCESS_RESTARTS = _counter(
@@ -189,6 +210,14 @@ SPOOL_PRESSURE = _gauge("spool_pressure_ratio", "Share of the bound of the spool
 SPOOL_QUARANTINED = _gauge("spool_quarantined_segments", "Damaged files that were put aside")
 SPOOL_REPLAYED = _counter("spool_replayed_total", "Segments replayed")
 SPOOLED_ENTRIES = _counter("ingestion_spooled_entries_total", "Entries written to the spool")
+PARKED = _counter("ingestion_parked_total", "Messages that had to wait for a dictionary", "tenant")
+PARKED_NOW = _gauge("parked_messages", "Messages that wait for a dictionary", "tenant")
+UNPARKED = _counter(
+    "ingestion_unparked_total", "Messages that waited for a dictionary, by how it ended", "end"
+)
+DICTIONARY_RESYNCS = _counter(
+    "dictionary_resyncs_total", "Requests to agents to send their dictionary once more"
+)
 DIVERTED = _counter("ingestion_diverted_total", "Messages moved to the backfill stream")
 SETTLED_BEFORE = _counter(
     "ingestion_settled_before_total", "Entries that had been settled when they were to be"

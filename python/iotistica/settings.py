@@ -20,6 +20,8 @@ from iotistica.agent_settings import AgentSettings
 from iotistica.breaker import Breaker
 from iotistica.errors import ConfigError
 from iotistica.identity_settings import IdentitySettings
+from iotistica.live_settings import LiveSettings
+from iotistica.monitor_settings import MonitorSettings
 from iotistica.profiles import PROFILES, Profile
 from iotistica.quotas import Quota
 from iotistica.setting_names import names as _names
@@ -33,7 +35,7 @@ def _autoscale(rule: str) -> AliasChoices:
     return _names(f"autoscale_{rule}", f"AUTOSCALE_{rule.upper()}")
 
 
-class Settings(IdentitySettings, AgentSettings):
+class Settings(IdentitySettings, AgentSettings, MonitorSettings, LiveSettings):
     """Settings of every iotistica process.
 
     `Settings.load()` is the door: it turns a wrong value into a `ConfigError` of one sentence.
@@ -131,6 +133,10 @@ class Settings(IdentitySettings, AgentSettings):
     log_stream_max_entries: Annotated[int, Field(ge=1)] = 500_000
     log_retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
     event_retention_days: Annotated[int, Field(ge=1)] = 365
+    # Entries of the journal of changes
+    audit_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 730
+    # Sessions, invitations and former keys of agents that are over; attempts to register
+    access_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 90
 
     stop_grace_s: Annotated[float, Field(ge=0, le=60)] = 8.0
 
@@ -249,7 +255,14 @@ class Settings(IdentitySettings, AgentSettings):
     database_statement_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     database_pgbouncer: bool = False
     ledger_snapshot_s: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
-    dictionary_wait_s: Annotated[float, Field(ge=0)] = 5.0
+    # Messages of an unknown dictionary wait so long, and so many of a tenant; 0: not at all.
+    parked_max_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    parked_max_messages: Annotated[int, Field(ge=0)] = 10_000
+    parked_max_bytes: Annotated[int, Field(ge=0)] = 64 * MIB
+    # Of an agent: messages written with an older one may still be on their way.
+    dictionary_versions: Annotated[int, Field(ge=1, le=1000)] = 8
+    # An agent is asked for its dictionary no more often than that.
+    dictionary_resync_s: Annotated[float, Field(ge=0.001)] = 300.0
     # Nothing is trimmed at the bound: an alarm says from 80 % on that letters are too many.
     dlq_max_entries: Annotated[
         int, Field(ge=1, validation_alias=_names("dlq_max_entries", "REDIS_DLQ_MAXLEN"))

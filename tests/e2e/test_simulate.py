@@ -102,6 +102,22 @@ def test_messages_may_be_of_any_size(platform: Platform, readings: int) -> None:
     assert verdict["sent"] == verdict["stored"] == 120 * readings
 
 
+async def test_agents_that_extend_their_dictionaries_are_understood(platform: Platform) -> None:
+    code, (summary, verdict), errors = platform.simulate(
+        *("--agents", "6", "--messages", "600", "--format", "mixed", "--learning"),
+        *("--duplicates", "0.1", "--seed", "learning", "--verify"),
+    )
+    assert (code, errors) == (0, "")
+    assert summary["readings"] == verdict["sent"] == verdict["stored"] == 36_000
+    assert (verdict["lost"], verdict["doubled"]) == (0, 0)
+    connection = await asyncpg.connect(platform.ready["database"])
+    versions = await connection.fetch(
+        "SELECT version FROM dictionary_versions GROUP BY version ORDER BY version"
+    )
+    await connection.close()
+    assert [row["version"] for row in versions] == [1, 2, 3, 4]
+
+
 async def test_a_second_run_continues_the_same_fleet(platform: Platform) -> None:
     connection = await asyncpg.connect(platform.ready["database"])
     try:

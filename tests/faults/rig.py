@@ -59,6 +59,7 @@ _REVIVE_S = 60.0
 _CHILDREN = {
     "bridge": "iotistica.api.bridge",
     "control": "iotistica.api.control",
+    "door": "iotistica.api.door",
     "web": "iotistica.api.robyn_app",
 }
 

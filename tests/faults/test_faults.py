@@ -21,7 +21,15 @@ from iotistica import keys, ledger
 OPTIONS = Options()
 # Left to the long run: what a test of the same part and manner shows as well.
 LONG = {
-    *("stop api", "stop web", "one more api", "spool bound reached", "api spool bound reached"),
+    *(
+        "stop api",
+        "stop web",
+        "stop control",
+        "stop door",
+        "one more api",
+        "spool bound reached",
+        "api spool bound reached",
+    ),
     *(f"api-postgres {manner}" for manner in MANNERS),
     *(f"{link} {manner}" for link in LINKS for manner in ("cut", "slow")),
     *("api-broker stalled", "ingestion-redis stalled"),

@@ -135,6 +135,7 @@ async def place(
         redis_url=redis_url,
         mqtt_url=broker.bridge_url,
         mqtt_client_id=f"test-{secrets.token_hex(4)}",
+        jwt_secret=KEY,
         tenant_refresh_s=0.05,
         stop_grace_s=0.5,
         database_connect_timeout_s=1.0,

@@ -17,7 +17,8 @@ from tests.rest import KEY, Rest
 
 from iotistica import mqtt
 from iotistica.api.accounts import Account, Rule
-from iotistica.api.accounts.choice import accounts
+from iotistica.api.accounts.broker_passwords import BrokerPasswords
+from iotistica.api.accounts.choice import check
 from iotistica.api.accounts.files import Files
 from iotistica.api.accounts.reconciler import Reconciler
 from iotistica.api.agent_digests import AgentDigests
@@ -28,8 +29,9 @@ from iotistica.credentials import Credentials
 from iotistica.errors import ConfigError, StoreUnavailable
 from iotistica.settings import Settings
 from iotistica.store.broker_users import BrokerUserStore
-from iotistica.store.departures import Departures, prune
+from iotistica.store.departures import Departures
 from iotistica.store.pool import Pool
+from iotistica.store.pruning import prune
 from iotistica.streams import Streams
 
 
@@ -38,8 +40,15 @@ class Told:
 
     def __init__(self) -> None:
         self.away = False
+        self.has_lost = False
         self.known: dict[str, Account] = {}
         self.puts = 0
+
+    async def prepare(self) -> bool:
+        if self.away:
+            raise StoreUnavailable("the broker is away")
+        lost, self.has_lost = self.has_lost, False
+        return lost
 
     async def put(self, accounts: Sequence[Account]) -> None:
         if self.away:
@@ -63,7 +72,7 @@ async def agent(rest: Rest) -> AgentDouble:
 
 def reconciler(pool: Pool, told: Told) -> Reconciler:
     settings = Settings.load(jwt_secret=KEY)
-    return Reconciler(BrokerUserStore(pool), told, AgentDigests(settings))
+    return Reconciler(BrokerUserStore(pool), told, BrokerPasswords(AgentDigests(settings)))
 
 
 async def test_what_could_not_be_told_is_told_later(
@@ -78,15 +87,19 @@ async def test_what_could_not_be_told_is_told_later(
         await broker.catch_up()
     told.away = False
     await broker.catch_up()
-    assert told.known == {
-        name: Account(name, agent.registration["mqtt"]["password"], (Rule(agent.topic("#"), 7),))
-    }
+    rules, version = (Rule(agent.topic("#"), 7),), told.known[name].version
+    password = agent.registration["mqtt"]["password"]
+    assert told.known == {name: Account(name, password, rules, version)}
     assert await connection.fetchval("SELECT revision = told FROM mqtt_users")
     # What it knows it is not told again, except once after a start.
     await broker.catch_up()
     assert told.puts == 1
     await reconciler(pool, told).catch_up()
     assert told.puts == 2
+    # And whenever it has lost what it knew.
+    told.has_lost = True
+    await broker.catch_up()
+    assert told.puts == 3
 
 
 async def test_a_user_that_is_gone_is_told_and_then_forgotten(
@@ -218,7 +231,7 @@ async def test_files_that_cannot_be_written_are_a_reason_to_try_later(tmp_path: 
 
 def test_the_files_must_be_named() -> None:
     with pytest.raises(ConfigError, match="MQTT_PASSWORD_FILE and MQTT_ACL_FILE"):
-        accounts(Settings.load(mqtt_accounts="files", mqtt_url="mqtt://127.0.0.1:1"))
+        check(Settings.load(mqtt_accounts="files", mqtt_url="mqtt://127.0.0.1:1"))
 
 
 async def test_departures_are_told_to_whoever_remembers_agents(
@@ -237,7 +250,7 @@ async def test_departures_are_told_to_whoever_remembers_agents(
     await connection.execute(
         "UPDATE provisioning_attempts SET created_at = now() - '91 d'::interval"
     )
-    await prune(pool)
+    await prune(pool, Settings())
     assert await connection.fetchval("SELECT count(*) FROM agent_departures") == 0
     assert await connection.fetchval("SELECT count(*) FROM provisioning_attempts") == 0
 

@@ -10,8 +10,11 @@ import pytest
 from tests.receiver import receiving
 from tests.rest import Answer, Rest
 
+from iotistica.selection import AgentFilter
 from iotistica.store.agents import AgentStore
 from iotistica.store.alert_evaluation import AlertEvaluation
+from iotistica.store.groups import GroupStore
+from iotistica.store.journal import Origin
 from iotistica.store.pool import Pool
 
 RULE = {
@@ -58,11 +61,16 @@ async def journal(pool: Pool, tenant: str) -> list[tuple[Any, ...]]:
 
 async def test_a_rule_is_made_shown_changed_and_removed(rest: Rest, pool: Pool) -> None:
     agent = await agent_of(pool, rest.tenant)
+    group = await GroupStore(pool).add(
+        Origin(tenant=rest.tenant), name="vms", description="", chosen=AgentFilter(type="vm")
+    )
     given = {
         **RULE,
         "description": "too hot",
         "condition": {"kind": "threshold", "operator": ">", "value": 80, "clear": 75, "for_s": 60},
         "agents": [agent],
+        "tags": {"site": "north", "pump": None},
+        "group_id": str(group),
         "severity": "critical",
         "labels": {"team": "north"},
     }
@@ -89,10 +97,13 @@ async def test_a_rule_is_made_shown_changed_and_removed(rest: Rest, pool: Pool) 
         "labels": {},
         "modified_at": changed.body["modified_at"],
     }
+    kept = await rest.ask("DELETE", f"/api/v1/groups/{group}")
+    assert kept.status == 409
     assert (await rest.ask("DELETE", path)).status == 204
     assert (await rest.ask("GET", path)).status == 404
     assert (await rest.ask("DELETE", path)).status == 404
-    created, change, deleted = await journal(pool, rest.tenant)
+    assert (await rest.ask("DELETE", f"/api/v1/groups/{group}")).status == 200
+    _, created, change, deleted, _ = await journal(pool, rest.tenant)
     assert (created[0], created[1]) == ("alert_rule.created", None)
     assert change == (
         "alert_rule.changed",

@@ -17,9 +17,12 @@ from hypothesis import strategies as st
 
 from iotistica.alerting.decision import FLAP_HOLD
 from iotistica.alerting.rule import Band, RuleBody, RuleChange
+from iotistica.errors import BadRequest, Conflict
+from iotistica.selection import AgentFilter
 from iotistica.store.agents import AgentStore
 from iotistica.store.alert_evaluation import AlertEvaluation
 from iotistica.store.alert_rules import AlertRuleStore
+from iotistica.store.groups import GroupStore
 from iotistica.store.journal import Origin
 from iotistica.store.pool import Pool
 
@@ -84,6 +87,25 @@ class Plant:
                 value,
                 at,
             )
+
+    async def tag(self, agent: int, tags: dict[str, str]) -> None:
+        for key, value in tags.items():
+            await self.pool.execute(
+                "INSERT INTO agent_tags (tenant_id, agent_uuid, key, value)"
+                " VALUES ($1, $2, $3, $4)",
+                self.tenant,
+                self.agents[agent],
+                key,
+                value,
+            )
+
+    async def group(self, **fields: Any) -> uuid.UUID:
+        return await GroupStore(self.pool).add(
+            Origin(tenant=self.tenant),
+            name=secrets.token_hex(4),
+            description="",
+            chosen=AgentFilter(**fields),
+        )
 
     async def look(self, *, after_s: float = 10) -> list[str]:
         """Let time pass and evaluate; what happened."""
@@ -193,6 +215,76 @@ async def test_a_rule_is_about_its_agents_alone(plant: Plant, pool: Pool) -> Non
     await plant.rule()
     await plant.look()
     assert stranger not in [one["agent"] for one in await plant.alerts()]
+
+
+async def test_a_rule_is_about_agents_with_tags(plant: Plant, pool: Pool) -> None:
+    await plant.rule(tags={"site": "north", "pump": None})
+    for agent, tags in enumerate(({"site": "north", "pump": "a"}, {"site": "north"}, {})):
+        await plant.tag(agent, tags)
+        await plant.read(90, agent=agent)
+    assert await plant.look() == ["alert.opened"]
+    assert [one["agent"] for one in await plant.alerts()] == [plant.agents[0]]
+    await plant.tag(1, {"pump": "b"})
+    assert await plant.look() == ["alert.opened"]
+    await pool.execute("DELETE FROM agent_tags WHERE agent_uuid = $1", plant.agents[0])
+    assert await plant.look() == ["alert.resolved"]
+    first, second = await plant.alerts()
+    assert (first["status"], first["resolution"]) == ("resolved", "the rule no longer watches it")
+    assert (second["agent"], second["status"]) == (plant.agents[1], "open")
+
+
+async def test_a_rule_is_about_the_group_as_it_is_now(plant: Plant, pool: Pool) -> None:
+    group = await plant.group(any_of=[AgentFilter(name="edge-?"), AgentFilter(type="vm")])
+    await plant.rule(group_id=group)
+    await plant.rule(group_id=group, tags={"site": "north"})
+    await plant.rule(group_id=group, agents=[plant.agents[2]])
+    await pool.execute("UPDATE agents SET name = 'edge-1' WHERE uuid = $1", plant.agents[0])
+    await plant.tag(0, {"site": "north"})
+    await plant.tag(1, {"site": "north"})
+    for agent in range(3):
+        await plant.read(90, agent=agent)
+    assert await plant.look() == ["alert.opened"] * 2
+    assert {one["agent"] for one in await plant.alerts()} == {plant.agents[0]}
+    await pool.execute("UPDATE agents SET type = 'vm' WHERE uuid = $1", plant.agents[2])
+    assert await plant.look() == ["alert.opened"] * 2
+    await pool.execute("UPDATE agents SET name = 'core' WHERE uuid = $1", plant.agents[0])
+    assert await plant.look() == ["alert.resolved"] * 2
+    change = GroupStore(pool).change
+    await change(Origin(tenant=plant.tenant), group, {"filter": AgentFilter(type="none")})
+    assert await plant.look() == ["alert.resolved"] * 2
+    assert [one["status"] for one in await plant.alerts()] == ["resolved"] * 4
+
+
+async def test_the_absence_of_agents_of_a_group(plant: Plant, pool: Pool) -> None:
+    group = await plant.group(type="vm")
+    await pool.execute("UPDATE agents SET type = 'vm' WHERE uuid = $1", plant.agents[1])
+    await plant.rule({"kind": "absence", "silent_s": 30}, metric=None, group_id=group)
+    await plant.rule({"kind": "absence", "silent_s": 30}, metric="temp", group_id=group)
+    for agent in range(3):
+        await plant.read(1, agent=agent)
+    assert await plant.look(after_s=60) == ["alert.opened"] * 2
+    assert {one["agent"] for one in await plant.alerts()} == {plant.agents[1]}
+    assert sorted(one["metric_name"] for one in await plant.alerts()) == ["", "temp"]
+
+
+async def test_a_group_with_rules_stays(plant: Plant, pool: Pool) -> None:
+    group = await plant.group(type="vm")
+    rule = await plant.rule(group_id=group)
+    origin = Origin(tenant=plant.tenant)
+    with pytest.raises(Conflict, match=f"group {group} stays: alert rules are about it"):
+        await GroupStore(pool).remove(origin, group)
+    await AlertRuleStore(pool).change(origin, rule, RuleChange(group_id=None, tags={"a": "b"}))
+    await GroupStore(pool).remove(origin, group)
+
+
+async def test_a_group_of_another_tenant_does_not_exist(plant: Plant, pool: Pool) -> None:
+    await AgentStore(pool).ensure_tenant("the-neighbor")
+    foreign = await GroupStore(pool).add(
+        Origin(tenant="the-neighbor"), name="g", description="", chosen=AgentFilter()
+    )
+    for group in (foreign, uuid.uuid4()):
+        with pytest.raises(BadRequest, match=f"field group_id: group {group} does not exist"):
+            await plant.rule(group_id=group)
 
 
 async def test_a_rule_is_about_a_fleet(plant: Plant, pool: Pool) -> None:

@@ -14,9 +14,11 @@ from tests.control import Place, until
 
 from iotistica import keys
 from iotistica.anomalies.event import read
+from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
 from iotistica.store.anomalies import AnomalyStore, Found
 from iotistica.store.pool import Pool
+from iotistica.store.pruning import prune
 
 ENDPOINT = "11111111-2222-4333-8444-555555555555"
 NOW_MS = int(time.time() * 1000)
@@ -317,7 +319,8 @@ async def test_old_anomalies_are_forgotten(pool: Pool, tenant: str) -> None:
         " WHERE timestamp_ms = $1",
         old,
     )
-    assert await store.forget(older_than_days=90) == 2
+    removed = await prune(pool, Settings())
+    assert (removed["anomaly_events"], removed["anomaly_incidents"]) == (1, 1)
     assert await pool.fetchval("SELECT array_agg(timestamp_ms) FROM anomaly_events") == [NOW_MS]
     assert await pool.fetchval("SELECT count(*) FROM anomaly_incidents") == 1
     assert await pool.fetchval("SELECT count(*) FROM anomaly_alerts") == 1

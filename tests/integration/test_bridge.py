@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import secrets
 import signal
@@ -33,8 +32,6 @@ from iotistica.store.pool import open_pool
 from iotistica.store.tenants import tenant_ids
 from iotistica.streams import Streams
 from iotistica.supervisor import Role, _assignment
-
-DICTIONARY = json.dumps({"version": 3, "fields": ["a", "b"]}).encode()
 
 
 @dataclass
@@ -119,6 +116,7 @@ async def world(
         redis_url=redis_url,
         mqtt_url=broker.bridge_url,
         mqtt_client_id=client_id,
+        jwt_secret="k" * 64,
         tenant_refresh_s=0.05,
         stop_grace_s=0.5,
         database_connect_timeout_s=1.0,
@@ -398,42 +396,6 @@ async def test_a_topic_of_another_form_is_dead_lettered_apart(world: World) -> N
     assert letter[b"data"] == b"\x00\xff"
     assert letter[b"topic"] == topic.encode()
     assert letter[b"reason"] == b"invalid_topic"
-
-
-async def test_dictionaries_are_kept_before_they_are_acknowledged(world: World) -> None:
-    async with world.publisher() as agent:
-        # Retained, and published before the bridge exists.
-        await agent.publish(world.topic("meta/dictionary"), DICTIONARY, retain=True)
-    async with world.bridge():
-        key = keys.dictionary(world.agent)
-        await until(lambda: world.redis.exists(key))
-        assert json.loads(await world.redis.get(key)) == {"0": "a", "1": "b"}
-        assert await world.redis.get(f"{key}:version") == b"3"
-        await until(lambda: in_flight(0))
-    async with world.publisher() as agent:
-        await agent.publish(world.topic("meta/dictionary"), b"", retain=True)
-
-
-async def test_dictionaries_come_back_after_redis_lost_its_data(world: World) -> None:
-    async with world.bridge() as bridge, world.publisher() as agent:
-        await subscribed(bridge)
-        await agent.publish(world.topic("meta/dictionary"), DICTIONARY, retain=True)
-        version = f"dict:{world.agent}:version"
-        await until(lambda: world.redis.get(version))
-        await until(lambda: world.redis.get(keys.GENERATION))
-        await world.redis.flushall()
-        assert await until(lambda: world.redis.get(version)) == b"3"
-        # Not kept for the tests after this one.
-        await agent.publish(world.topic("meta/dictionary"), b"", retain=True)
-
-
-async def test_a_dictionary_that_is_none_is_dead_lettered(world: World) -> None:
-    async with world.bridge() as bridge, world.publisher() as agent:
-        await subscribed(bridge)
-        await agent.publish(world.topic("meta/dictionary"), b"not JSON")
-        (letter,) = await until(lambda: world.letters(world.tenant))
-    assert letter[b"data"] == b"not JSON"
-    assert letter[b"reason"] == b"invalid_dictionary"
 
 
 async def test_two_bridges_share_the_load(world: World) -> None:

@@ -17,6 +17,12 @@ from iotistica.api.models.endpoints import EndpointWritten
 from iotistica.api.models.events import Search
 from iotistica.api.models.identity import CreateKey, CreateUser, MadeKey
 from iotistica.api.models.jobs import Execute
+from iotistica.api.models.mqtt_users import (
+    AclBody,
+    MqttUserBody,
+    MqttUserChange,
+    MqttUserQuery,
+)
 from iotistica.api.models.readings import SeriesQuery
 from iotistica.api.models.target_state import Target, Update
 from iotistica.client import Client, Login
@@ -173,6 +179,27 @@ async def test_a_database_that_is_away_is_asked_again(api: Api, client: Client) 
         await connection.execute("ALTER TABLE away RENAME TO readings_latest")
         await connection.close()
     assert (await query)["count"] == 2
+
+
+async def test_users_of_the_broker(client: Client) -> None:
+    rule = AclBody(topic=f"i/{TENANT}/a/+/endpoints/#", access=5)
+    name = secrets.token_hex(4)
+    made = await client.mqtt_users.create(MqttUserBody(username=name, acls=[rule]))
+    assert made.username == f"{TENANT}.{name}"
+    assert made.password is not None
+    with pytest.raises(Conflict):
+        await client.mqtt_users.create(MqttUserBody(username=name))
+    assert [one.id async for one in client.mqtt_users.all(MqttUserQuery(limit=1))] == [made.id]
+    changed = await client.mqtt_users.change(made.id, MqttUserChange(is_active=False))
+    assert (changed.is_active, changed.password) == (False, None)
+    more = await client.mqtt_users.allow(made.id, AclBody(topic=f"i/{TENANT}/x", access=2))
+    with pytest.raises(BadRequest, match="it must lie within the tenant"):
+        await client.mqtt_users.allow(made.id, AclBody(topic="#", access=7))
+    await client.mqtt_users.disallow(made.acls[0].id)
+    assert [one.id for one in (await client.mqtt_users.get(made.id)).acls] == [more.id]
+    await client.mqtt_users.delete(made.id)
+    with pytest.raises(NotFound):
+        await client.mqtt_users.get(made.id)
 
 
 async def test_one_credential_is_enough() -> None:

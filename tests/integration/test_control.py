@@ -21,7 +21,9 @@ import pytest
 from tests.control import Place, short, until
 
 from iotistica import keys, metrics, mqtt
+from iotistica.api import control
 from iotistica.api.bridge import Bridge
+from iotistica.api.chore import Chore
 from iotistica.api.duties import Means
 from iotistica.api.families import Family, Incoming, Refusal
 from iotistica.api.tenants import Tenants
@@ -46,6 +48,7 @@ class Notes:
     """A family that keeps what it is given, each value once."""
 
     filters = ("state",)
+    shared = True
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -103,6 +106,48 @@ async def test_messages_arrive_in_order_and_in_batches(noted: Place) -> None:
     assert len(made[0].batches) < 200
     assert sample("control_messages_total", family="state") == before + 1000
     assert sample("control_in_flight_messages") == 0
+
+
+async def test_a_chore_with_a_defect_ends_nothing_else(
+    noted: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_broken = True
+    turns = 0
+
+    async def work() -> None:
+        nonlocal turns
+        turns += 1
+        if is_broken:
+            raise ZeroDivisionError("boom")
+
+    async def other() -> None:
+        nonlocal others
+        others += 1
+
+    others = 0
+    broken = [Chore("broken", 0.01, work, most_pause_s=0.05), Chore("other", 0.01, other)]
+    monkeypatch.setattr(control, "chores", lambda *_, **__: broken)
+    said = "the chore 'broken' meets a defect: ZeroDivisionError('boom')"
+    async with noted.control(made=notes) as running:
+
+        async def failed_often() -> bool:
+            return turns > 2
+
+        await until(failed_often)
+        assert running.reasons() == [said]
+        assert sample("chore_defects_total", chore="broken") >= 2
+        await noted.tell("state", 1)
+
+        async def there() -> bool:
+            return await values(noted) == [1]
+
+        await until(there)
+        is_broken, others = False, 0
+
+        async def mended() -> bool:
+            return others > 0 and not running.reasons()
+
+        await until(mended)
 
 
 async def test_every_encoding_is_decoded(noted: Place) -> None:

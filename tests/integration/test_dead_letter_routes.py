@@ -262,6 +262,17 @@ async def test_replay_takes_filters_and_goes_on_from_its_cursor(office: Office) 
     assert await office.connection.fetchval("SELECT count(*) FROM readings") == 6
 
 
+async def test_replay_gives_an_event_to_its_family(office: Office) -> None:
+    topic = format_topic(office.tenant, office.agent, "events/door").encode()
+    event = office.letter(topic=topic, data=b'{"msgId": "m-1"}', stage="control")
+    await office.park(event)
+    await office.register()
+    answer = await office.replay(filters={"stage": "control"})
+    assert (answer["count"], answer["passed"], answer["still_bad"]) == (1, 1, 0)
+    assert await office.left() == []
+    assert await office.connection.fetchval("SELECT type FROM agent_events") == "door"
+
+
 async def test_purge_removes_what_matches(office: Office) -> None:
     ids = await office.park(office.letter(), office.letter(reason="json"), office.letter())
     assert await office.ask("DELETE", reason="json") == (200, {"purged": 1, "cursor": None})

@@ -19,11 +19,14 @@ from typing import Any
 import asyncpg
 import orjson
 import pytest
+from tests.dictionaries import learn
 from tests.letters import START_MS, Letters
 
 from iotistica import keys
 from iotistica._native import format_topic
+from iotistica.settings import Settings
 from iotistica.store.migrate import migrate
+from iotistica.store.pool import open_pool
 from iotistica.streams import DeadLetter, Streams
 
 SERVERS = ("DATABASE_URL", "REDIS_URL", "MQTT_URL", "IOTISTICA_DATA_DIR", "IOTISTICA_SPOOL_DIR")
@@ -212,9 +215,11 @@ async def test_show_tells_everything_and_decodes_as_far_as_it_goes(world: World)
 async def test_show_uses_the_agents_dictionary(world: World) -> None:
     compact = {"v": 1, "p": [[0, START_MS], [1, "d"], [2, "late"], [3, 7.5]]}
     [letter_id] = await world.park(world.letter(data=orjson.dumps(compact)))
-    names = ["timestamp", "deviceName", "metric", "value"]
-    message = orjson.dumps({"version": 1, "fields": names})
-    await world.streams.put_dictionary(world.agent, message)
+    await world.register()
+    settings = Settings(database_url=world.environment["DATABASE_URL"])
+    pool = await open_pool(settings, application_name="test")
+    await learn(pool, world.streams, world.tenant, world.agent)
+    pool.terminate()
     done = await world.dlq("show", letter_id, "--json")
     [row] = done.last["explained"]["rows"]
     assert (row["metric_name"], row["value"]) == ("late", 7.5)
@@ -288,6 +293,18 @@ async def test_replay_takes_ids_and_filters(world: World) -> None:
     done = await world.dlq("replay", "--reason", "json", "--since", "1h", "--json")
     assert (done.code, done.last["passed"]) == (0, 2)
     assert await world.left() == []
+
+
+async def test_replay_gives_an_event_to_its_family(world: World) -> None:
+    topic = format_topic(world.tenant, world.agent, "events/door").encode()
+    event = world.letter(topic=topic, data=b'{"msgId": "m-1"}', stage="control")
+    await world.park(event)
+    await world.register()
+    done = await world.dlq("replay", "--all", "--json")
+    assert (done.code, done.last["passed"], done.last["inserted"]) == (0, 1, 0)
+    assert await world.left() == []
+    found = await world.connection.fetchval("SELECT type FROM agent_events")
+    assert found == "door"
 
 
 async def test_replay_of_strays_goes_by_their_topics(world: World) -> None:

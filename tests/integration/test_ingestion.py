@@ -318,44 +318,8 @@ async def test_agent_of_another_tenant_is_refused(
     assert (await streams.depth(other.tenant)).dead_letters == 2
 
 
-async def test_compacted_message_waits_for_its_dictionary(
-    database: str, redis_url: str, fleet: Fleet, connection: asyncpg.Connection
-) -> None:
-    names = ["timestamp", "deviceName", "metric", "value"]
-    compact = {"v": 1, "p": [[0, fleet.start_ms], [1, "d"], [2, "late"], [3, 7.5]]}
-    await fleet.send(orjson.dumps(compact), fleet.payload(2))
-    async with ingestion(database, redis_url):
-        await until(lambda: at_least(connection, 2))  # the neighbor does not wait
-        depth = await fleet.streams.depth(fleet.tenant)
-        assert (depth.entries, depth.pending) == (1, 1)
-        await fleet.streams.put_dictionary(
-            fleet.agent, orjson.dumps({"version": 1, "fields": names})
-        )
-        await settled(fleet)
-    assert await connection.fetchval("SELECT count(*) FROM readings WHERE value = 7.5") == 1
-    assert await fleet.streams.depth(fleet.tenant) == EMPTY
-
-
 async def at_least(connection: asyncpg.Connection, rows: int) -> bool:
     return await count(connection) >= rows
-
-
-async def test_compacted_message_without_a_dictionary_is_rejected_in_time(
-    database: str,
-    redis_url: str,
-    fleet: Fleet,
-    connection: asyncpg.Connection,
-    raw: redis.asyncio.Redis,
-) -> None:
-    compact = orjson.dumps({"v": 1, "p": [[0, 1]]})
-    await fleet.send(compact, fleet.payload(2))
-    async with ingestion(database, redis_url, dictionary_wait_s=0.3):
-        await settled(fleet)
-    [letter] = await letters(raw, fleet.tenant)
-    assert (letter[b"data"], letter[b"stage"], letter[b"reason"]) == (
-        *(compact, b"expand", b"dictionary_missing"),
-    )
-    assert await count(connection) == 2
 
 
 async def test_a_row_that_the_database_refuses_is_found_and_its_neighbors_stored(

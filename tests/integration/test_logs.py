@@ -6,6 +6,7 @@ import base64
 import gzip
 import secrets
 import time
+import uuid
 import zlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,9 +22,11 @@ from tests.rest import Rest
 from iotistica import keys
 from iotistica.api.families.log_lines import entry, inflate, lines_of
 from iotistica.errors import BadRequest, StoreUnavailable, TooLarge
+from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
 from iotistica.store.logs import LogStore
 from iotistica.store.pool import Pool, open_pool
+from iotistica.store.pruning import prune
 from iotistica.streams import Streams
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -329,10 +332,28 @@ async def test_a_wrong_query_names_its_parameter(rest: Rest, agent: str, query: 
     assert query.partition("=")[0] in answer.body["message"]
 
 
+def test_a_line_without_a_time_has_that_of_its_message_id() -> None:
+    agent, made_ms = str(uuid.uuid4()), 1_795_453_097_011
+    cases = (
+        ({"msgId": f"{agent}-{made_ms}-x7"}, made_ms),
+        ({"msgId": f"{agent}-{made_ms}-x7", "timestamp": made_ms + 5}, made_ms + 5),
+        ({"msgId": "7"}, made_ms + 9000),
+        ({"msgId": f"{agent}-100000000000-x7"}, made_ms + 9000),
+        ({}, made_ms + 9000),
+    )
+    for fields, expected in cases:
+        body = orjson.dumps({"message": "started", **fields})
+        raw = entry(agent=agent, batch="", body=body, received_ms=made_ms + 9000)
+        given = [one if isinstance(one, bytes) else str(one).encode() for one in raw]
+        [line] = lines_of(given, 0, oldest_ms=made_ms - 1000)
+        assert round(line.time.timestamp() * 1000) == expected
+        assert "timestamp" not in line.meta
+
+
 async def test_old_days_are_removed_whole(pool: Pool, agent: str, connection: Any) -> None:
     old = "SELECT agent_logs_make_days(ARRAY[(current_date - date '1970-01-01') - 40])"
     await connection.fetchval(old)
-    await LogStore(pool).forget(days=30)
+    assert (await prune(pool, Settings()))["agent_logs"] == 1
     partitions = await connection.fetch(
         "SELECT inhrelid::regclass::text AS name FROM pg_inherits "
         "WHERE inhparent = 'agent_logs'::regclass"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import orjson
 import pytest
-from tests.integration.test_bridge import DICTIONARY, World, subscribed, until, world
+from tests.integration.test_bridge import World, subscribed, until, world
 
 from iotistica import keys, ledger
 from iotistica.api.bridge import Bridge
@@ -64,21 +63,17 @@ async def ready(bridge: Bridge) -> bool:
     return not bridge.reasons()
 
 
-async def test_letters_and_dictionaries_wait_on_disk_too(world: World, nowhere: str) -> None:
-    old = orjson.dumps({"version": 2, "fields": ["x"]})
+async def test_letters_wait_on_disk_too(world: World, nowhere: str) -> None:
     async with (
         world.bridge(redis_url=nowhere, max_message_bytes=1000) as bridge,
         world.publisher() as agent,
     ):
         await subscribed(bridge)
-        await agent.publish(world.topic("meta/dictionary"), DICTIONARY)
-        await agent.publish(world.topic("meta/dictionary"), old)
         await agent.publish(world.topic(), bytes(2000))
         await until(lambda: spooled(world, 1))
     async with world.bridge():
         [letter] = await until(lambda: world.letters(world.tenant))
         await until(lambda: spooled(world, 0))
-        assert await world.redis.get(f"dict:{world.agent}:version") == b"3"
     assert letter[b"reason"] == b"too_large"
     assert letter[b"data"] == bytes(2000)
     assert await counted(world) == {

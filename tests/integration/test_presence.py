@@ -19,6 +19,7 @@ from iotistica.api.presence import Presence, Watch
 from iotistica.store.agents import AgentStore
 from iotistica.store.pool import Pool
 from iotistica.store.presence import PresenceStore
+from iotistica.store.turn import turn
 from iotistica.streams import Streams
 
 OFFLINE_AFTER_S = 300.0
@@ -189,14 +190,17 @@ async def test_a_process_that_hears_nobody_judges_nobody(
 
 
 async def test_only_one_process_checks_at_a_time(
-    presence: Presence, store: PresenceStore, connection: asyncpg.Connection, agents: list[str]
+    presence: Presence,
+    store: PresenceStore,
+    pool: Pool,
+    connection: asyncpg.Connection,
+    agents: list[str],
 ) -> None:
     presence.seen(*agents)
     await presence.flush()
     await store.check(gap_s=90)
     await age(connection, 7200)
-    async with connection.transaction():
-        await connection.fetchval("SELECT pg_advisory_xact_lock($1)", 0x70726573)
+    async with turn(pool, "presence"):
         assert await store.check(gap_s=90) == []
     assert len(await store.check(gap_s=90)) == 3
 

@@ -17,20 +17,22 @@ import asyncpg
 import orjson
 import pytest
 import redis.asyncio
+from tests.dictionaries import NAMES, learn
 
 from iotistica import keys, ledger
 from iotistica._native import format_topic
+from iotistica.api.again import Again
 from iotistica.errors import BadRequest, StoreUnavailable
 from iotistica.redrive import Proof, Redrive, Result, Step, Totals
 from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
+from iotistica.store.dictionaries import DictionaryStore
 from iotistica.store.pool import Pool
 from iotistica.streams import DeadLetter, Filter, Letter, Streams
 from iotistica.streams.letters import Letters
 
 START_MS = time.time_ns() // 1_000_000 - 3_600_000
 FAILED = datetime(2026, 11, 20, 12, tzinfo=UTC)
-NAMES = ["timestamp", "deviceName", "metric", "value"]
 
 
 class Office:
@@ -58,6 +60,16 @@ class Office:
         store = AgentStore(self.pool)
         await store.ensure_tenant(self.tenant)
         await store.add_agents(self.tenant, [(agent, "test") for agent in agents or [self.agent]])
+
+    async def learn(self, **parts: Any) -> None:
+        await learn(self.pool, self.streams, self.tenant, self.agent, **parts)
+
+    async def known(self) -> dict[int, list[str]]:
+        """Names in the agent's dictionaries by version; of two of the same, the last one."""
+        kept = await DictionaryStore(self.pool).shelf(self.tenant, self.agent)
+        return {
+            one.dictionary.version: list(one.dictionary.fields.values()) for one in reversed(kept)
+        }
 
     def dead(self, data: bytes, **changes: Any) -> DeadLetter:
         """A letter of the agent, received an hour ago."""
@@ -96,6 +108,12 @@ class Office:
             pool=self.pool,
             streams=self.streams,
             executor=self.executor,
+            families=Again(
+                settings=self.settings,
+                pool=self.pool,
+                streams=self.streams,
+                executor=self.executor,
+            ),
             dry_run=dry_run,
         )
 
@@ -212,8 +230,7 @@ async def test_a_letter_whose_dictionary_has_come_passes(
     )
     [proof] = await office.replay()
     assert (proof.result, proof.faults[0].reason) == (Result.STILL_BAD, "dictionary_missing")
-    message = orjson.dumps({"version": 3, "fields": NAMES})
-    await office.streams.put_dictionary(office.agent, message)
+    await office.learn(version=3)
     [proof] = await office.replay()
     assert figures(proof) == (Result.PASSED, 1, 0, 0)
     assert await rows(connection) == [(0, 7.5)]
@@ -225,9 +242,8 @@ async def test_a_broken_dictionary_does_not_hang_the_replay(
     office: Office, raw: redis.asyncio.Redis
 ) -> None:
     await office.register()
-    message = orjson.dumps({"version": 1, "fields": NAMES})
-    await office.streams.put_dictionary(office.agent, message)
     await raw.set(keys.dictionary(office.agent), b"nonsense")
+    await raw.set(f"{keys.dictionary(office.agent)}:version", b"1")
     await office.park(office.dead(orjson.dumps({"v": 1, "p": [[0, START_MS]]})))
     [proof] = await office.replay()
     assert proof.result is Result.STILL_BAD
@@ -624,7 +640,7 @@ async def test_a_stray_dictionary_is_stored_before_the_message_that_needs_it(
     proofs = await office.replay(tenant=keys.STRAY)
     assert [proof.result for proof in proofs] == [Result.PASSED, Result.PASSED]
     assert await rows(connection) == [(0, 7.5)]
-    assert await office.streams.dictionary(office.agent) is not None
+    assert await office.known() == {1: NAMES}
 
 
 async def test_an_older_dictionary_does_not_replace_a_newer_one(office: Office) -> None:
@@ -633,10 +649,12 @@ async def test_an_older_dictionary_does_not_replace_a_newer_one(office: Office) 
     for version in (5, 6):
         message = orjson.dumps({"version": version, "fields": NAMES})
         await office.park(office.dead(message, topic=topic))
-    await office.streams.put_dictionary(office.agent, orjson.dumps({"version": 6, "fields": ["x"]}))
-    known = await office.streams.dictionary(office.agent)
+    await office.learn(version=6, fields=["x"])
     assert [proof.result for proof in await office.replay()] == [Result.PASSED] * 2
-    assert await office.streams.dictionary(office.agent) == known
+    [current] = await DictionaryStore(office.pool).current([office.agent])
+    assert (current.dictionary.version, list(current.dictionary.fields.values())) == (6, ["x"])
+    # What it was written with can be read all the same.
+    assert await office.known() == {5: NAMES, 6: ["x"]}
 
 
 @pytest.mark.parametrize(
@@ -651,7 +669,7 @@ async def test_a_dictionary_that_cannot_be_taken_stays(
     await office.park(office.dead(message or good, topic=topic))
     [proof] = await office.replay()
     assert (proof.result, proof.faults[0].reason) == (Result.STILL_BAD, reason)
-    assert await office.streams.dictionary(office.agent) is None
+    assert await office.known() == {}
     assert len(await office.left()) == 1
 
 

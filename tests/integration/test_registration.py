@@ -59,6 +59,43 @@ async def make(rest: Rest) -> Make:
     return double
 
 
+async def test_a_registration_names_the_default_broker_of_the_tenant(
+    rest: Rest, make: Make
+) -> None:
+    broker = {
+        "name": "main",
+        "host": "mqtt.example.com",
+        "port": 8883,
+        "protocol": "mqtts",
+        "username": "not the agent's",
+        "client_id_prefix": "plant",
+        "is_default": True,
+    }
+    made = (await rest.ask("POST", "/api/v1/brokers", broker)).body["data"]
+    agent = make()
+    mqtt = (await agent.register()).body["mqtt"]
+    assert mqtt["broker"] == "mqtts://mqtt.example.com:8883"
+    assert mqtt["brokerConfig"] == {
+        "protocol": "mqtts",
+        "host": "mqtt.example.com",
+        "port": 8883,
+        "username": f"agent_{agent.uuid}",
+        "password": mqtt["password"],
+        "useTls": True,
+        "verifyCertificate": True,
+        "clientIdPrefix": "plant",
+        "keepAlive": 60,
+        "cleanSession": True,
+        "reconnectPeriod": 1000,
+        "connectTimeout": 30000,
+    }
+    summary = (await rest.ask("GET", "/api/v1/brokers/summary")).body["data"]
+    assert [(one["id"], one["agents"]) for one in summary] == [(made["id"], 1)]
+    path = f"/api/v1/brokers/{made['id']}"
+    await rest.ask("PUT", path, {"is_active": False})
+    assert (await agent.register()).body["mqtt"]["broker"] == "mqtt://localhost:1883"
+
+
 async def test_a_registration_answers_what_agents_expect(rest: Rest, make: Make) -> None:
     agent = make(name="press 7")
     before = datetime.now(UTC)

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import orjson
 import pytest
 import redis.asyncio
+from tests.dictionaries import learn
 from tests.integration.test_ingestion import (
     EMPTY,
     Fleet,
@@ -110,6 +112,51 @@ async def test_entries_wait_on_disk_and_are_stored_once_it_is_back(
     found = await counters(raw, fleet.tenant)
     assert found.pop("redelivered", 0) + found.pop("stored") == 1010
     assert found == {"accepted": 101, "settled": 101, "readings": 1010}
+
+
+async def test_messages_of_a_dictionary_never_seen_go_from_disk_to_where_they_wait(
+    own_postgres: Postgres,
+    own_fleet: Fleet,
+    redis_url: str,
+    raw: redis.asyncio.Redis,
+    quick: dict[str, Any],
+) -> None:
+    fleet = own_fleet
+    compact = [
+        orjson.dumps({"v": 1, "p": [[0, fleet.start_ms - n], [1, "d"], [2, "c"], [3, 1.5]]})
+        for n in range(1, 4)
+    ]
+    async with ingestion(own_postgres.url, redis_url, **quick) as process:
+        await send_counted(fleet, fleet.payload(1))
+        await settled(fleet)
+        await down(own_postgres)
+        await send_counted(fleet, *compact, fleet.payload(5))
+        await settled(fleet)
+        assert await counters(raw, fleet.tenant) == {
+            "accepted": 5,
+            "settled": 1,
+            "spooled": 4,
+            "readings": 1,
+            "stored": 1,
+        }
+        await own_postgres.start()
+        await until(lambda: drained(process))
+        [parked] = await fleet.streams.parking.parked(fleet.tenant)
+        assert parked.messages == 3
+        found = await counters(raw, fleet.tenant)
+        assert (found["accepted"], found["settled"], found.get("spooled", 0)) == (5, 2, 0)
+        pool = await open_pool(Settings(database_url=own_postgres.url), application_name="test")
+        await learn(pool, fleet.streams, fleet.tenant, fleet.agent)
+        pool.terminate()
+
+        async def all_stored() -> bool:
+            return await stored(own_postgres) == 9
+
+        await until(all_stored)
+        await settled(fleet)
+    found = await counters(raw, fleet.tenant)
+    assert found.pop("redelivered", 0) + found.pop("stored") == 9
+    assert found == {"accepted": 5, "settled": 5, "readings": 9}
 
 
 async def test_messages_of_agents_never_seen_wait_on_disk_too(

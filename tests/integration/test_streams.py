@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from datetime import UTC, datetime
 
-import orjson
 import pytest
 import redis.asyncio
 
-from iotistica.errors import BadRequest, ConfigError, StoreUnavailable
+from iotistica.errors import ConfigError, StoreUnavailable
 from iotistica.keys import Feed
 from iotistica.streams import FIRST, DeadLetter, Entry, Settlement, StreamDepth, Streams
 
@@ -223,55 +221,6 @@ async def test_depth_of_nothing_is_zero(streams: Streams, tenant: str) -> None:
     assert await streams.depth(tenant) == nothing
 
 
-async def test_dictionary_is_stored_as_the_reference_does(
-    streams: Streams, raw: redis.asyncio.Redis
-) -> None:
-    message = orjson.dumps(
-        {
-            "version": 4,
-            "fields": ["timestamp", {"name": "metric", "index": 3}],
-            "enums": {"quality": {"GOOD": 1}},
-            "metrics": {"modbus": {"temperature": 0}},
-            "devices": {"modbus": {"pump": 7}},
-        }
-    )
-    await streams.put_dictionary(AGENT, message)
-    stored = {key: await raw.get(key) for key in sorted(await raw.keys("dict:*"))}
-    key = f"dict:{AGENT}".encode()
-    digest = hashlib.sha256(b'["metric","timestamp"]').hexdigest().encode()
-    assert stored == {
-        key: b'{"0":"timestamp","3":"metric"}',
-        key + b":agents": b'{"modbus":{"pump":7}}',
-        key + b":enums": b'{"quality":{"GOOD":1}}',
-        key + b":hash": digest,
-        key + b":metrics": b'{"modbus":{"temperature":0}}',
-        key + b":version": b"4",
-    }
-    assert 29 * 86_400 < await raw.ttl(f"dict:{AGENT}:version") <= 30 * 86_400
-    version, dictionary = await streams.dictionary(AGENT)
-    assert version == 4
-    assert orjson.loads(dictionary) == {
-        "fields": {"0": "timestamp", "3": "metric"},
-        "hash": digest.decode(),
-        "enums": {"quality": {"GOOD": 1}},
-        "metrics": {"modbus": {"temperature": 0}},
-        "agents": {"modbus": {"pump": 7}},
-    }
-
-
-async def test_unknown_dictionary_is_none(streams: Streams) -> None:
-    assert await streams.dictionary(AGENT) is None
-
-
-@pytest.mark.parametrize(
-    "message", [b"\xff", b"[]", b"{}", b'{"version":1}', b'{"version":true,"fields":[]}',
-                b'{"version":1,"fields":[1]}', b'{"version":1,"fields":{"x":"y"}}']
-)  # fmt: skip
-async def test_malformed_dictionary_is_refused(streams: Streams, message: bytes) -> None:
-    with pytest.raises(BadRequest, match="dictionary"):
-        await streams.put_dictionary(AGENT, message)
-
-
 async def test_redis_away_is_unavailable_whatever_is_asked(
     tenant: str, unused_tcp_port: int
 ) -> None:
@@ -284,7 +233,9 @@ async def test_redis_away_is_unavailable_whatever_is_asked(
         streams.claim(tenant, "one", min_idle_ms=0, count=1),
         streams.settle(tenant, Settlement(ids=[b"1-1"])),
         streams.depth(tenant),
-        streams.dictionary(AGENT),
+        streams.dictionaries.find([AGENT]),
+        streams.parking.parked(tenant),
+        streams.parking.release(tenant, ["1-1"]),
     ]
     for call in calls:
         with pytest.raises(StoreUnavailable, match="Redis could not"):

@@ -8,6 +8,7 @@ what does not exist does, must show nothing of it, and must not be changed.
 from __future__ import annotations
 
 import secrets
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import asyncpg
 import orjson
 import pytest
 from tests import people
+from tests.dictionaries import learn
 from tests.rest import KEY, Answer, Rest
 
 from iotistica.api.agent_digests import AgentDigests
@@ -29,7 +31,7 @@ from iotistica.api.route import Route
 from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
 from iotistica.store.pool import Pool
-from iotistica.streams import DeadLetter, Streams
+from iotistica.streams import DeadLetter, Seen, Streams
 
 MARK = "foreign-thing"
 """Stands in whatever the other tenant has."""
@@ -54,6 +56,9 @@ KINDS = {
         "/api/v1/alert-webhooks": "webhook",
         "/api/v1/jobs/templates": "template",
         "/api/v1/jobs/handlers": "job_handler",
+        "/api/v1/auth/mqtt-users": "mqtt_user",
+        "/api/v1/auth/mqtt-acls": "mqtt_acl",
+        "/api/v1/brokers": "broker",
     },
     "name": {"/api/v1/roles": "role", "/api/v1/agents": "endpoint"},
     "key": {"/api/v1/tags": "tag"},
@@ -134,6 +139,7 @@ async def furnish(
     condition = {"kind": "threshold", "operator": ">", "value": 1.0}
     rule = {"name": MARK, "metric": MARK, "condition": condition}
     webhook = {"name": MARK, "url": f"https://8.8.8.8/{MARK}"}
+    broker = {"name": MARK, "host": MARK, "port": 1883}
     key = {"name": MARK, "permissions": ["data:read"]}
     provisioning = {"fleetUuid": fleet, "description": MARK}
     letter = DeadLetter(
@@ -147,6 +153,8 @@ async def furnish(
         agent=agent,
     )
     await streams.dead_letter(tenant, [letter])
+    topic = Seen(topic=MARK, messages=1, bytes=1, kind="json", qos=1, retained=False)
+    await streams.topics.add(tenant, [topic], now_ms=time.time_ns() // 1_000_000)
     letters = await rest.ask("GET", "/api/v1/dead-letters", tenant=tenant)
     things = {
         "agent": agent,
@@ -172,7 +180,12 @@ async def furnish(
         )["id"],
         "rule": (await made(rest, tenant, "/alert-rules", rule))["id"],
         "webhook": (await made(rest, tenant, "/alert-webhooks", webhook))["id"],
+        "broker": (await made(rest, tenant, "/brokers", broker))["data"]["id"],
     }
+    acls = [{"topic": f"i/{tenant}/{MARK}/#", "access": 7}]
+    mqtt_user = {"username": MARK, "acls": acls}
+    mqtt_user = await made(rest, tenant, "/auth/mqtt-users", mqtt_user)
+    things |= {"mqtt_user": mqtt_user["id"], "mqtt_acl": mqtt_user["acls"][0]["id"]}
     await made(rest, tenant, "/tags/definitions", {"key": MARK})
     things["request"] = await connection.fetchval(
         "SELECT request_id FROM audit_logs WHERE tenant_id = $1 ORDER BY id LIMIT 1", tenant
@@ -245,6 +258,7 @@ async def world(rest: Rest, pool: Pool, streams: Streams, connection: asyncpg.Co
     await agents.add_agents(other, [(foreign, MARK)])
     await agents.add_agents(rest.tenant, [(own, "own")])
     things = await furnish(rest, connection, streams, other, foreign)
+    await learn(pool, streams, other, foreign, fields=[MARK])
     service = {"name": "own", "permissions": sorted(PERMISSIONS)}
     token = issue_token(KEY, tenant=rest.tenant, role="owner")
     key = (await made(rest, rest.tenant, "/auth/api-keys", service))["key"]

@@ -27,6 +27,7 @@ from iotistica.store.alert_rules import AlertRuleStore
 from iotistica.store.anomalies import AnomalyStore, Found
 from iotistica.store.journal import Origin
 from iotistica.store.pool import Pool
+from iotistica.store.pruning import prune
 from iotistica.store.webhooks import DeliveryStore, WebhookStore
 from iotistica.webhooks.sender import Call, Guard, Sender
 from iotistica.webhooks.signature import new_salt, secret_of
@@ -321,9 +322,8 @@ async def test_what_was_finished_long_ago_is_forgotten(pool: Pool, known: str) -
         "UPDATE alert_deliveries SET finished_at = now() - interval '91 days'"
         " WHERE id = (SELECT min(id) FROM alert_deliveries)"
     )
-    store = DeliveryStore(pool)
-    assert await store.forget(older_than_days=90) == 1
-    assert await store.forget(older_than_days=90) == 0
+    assert (await prune(pool, Settings()))["alert_deliveries"] == 1
+    assert (await prune(pool, Settings()))["alert_deliveries"] == 0
 
 
 async def test_a_body_is_the_same_at_each_attempt(pool: Pool, known: str) -> None:

@@ -160,6 +160,9 @@ def test_losses_are_no_clean_bill() -> None:
         spooled=4,
         in_flight_at_most=6,
         unseen_estimate=12,
+        acknowledged_at=None,
+        acknowledged_by=None,
+        acknowledgment=None,
     )
     found = whole(evidence(BALANCED, losses=[loss]))
     assert found.balanced is True

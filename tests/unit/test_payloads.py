@@ -9,11 +9,14 @@ import zlib
 from datetime import datetime, timedelta
 from typing import Any
 
+import orjson
 import ormsgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iotistica import _native
+from iotistica.dictionaries import Dictionary, extend, read_delta, read_dictionary
 from iotistica.simulator.payloads import Payloads, Span, iso, widths
 from iotistica.simulator.plan import PLAIN, Format
 from iotistica.simulator.protocols import PROTOCOLS
@@ -24,8 +27,9 @@ SPAN = Span(1_790_000_000_123_000, 5_000_000)
 INDEXES = range(len(PROTOCOLS))
 
 
-def payloads(index: int = 0, readings: int = 60) -> Payloads:
-    return Payloads(AGENT, Series(AGENT, index), readings, random.Random(1))
+def payloads(index: int = 0, readings: int = 60, *, learning: bool = False) -> Payloads:
+    series = Series(AGENT, index)
+    return Payloads(AGENT, series, readings, random.Random(1), learning=learning)
 
 
 def decode(payload: bytes, form: Format) -> Any:
@@ -103,6 +107,48 @@ def test_the_legacy_form_expands_to_the_message(index: int) -> None:
     dictionary = json.loads(agent.dictionary.message())
     compacted = decode(agent.encode(message, Format.LEGACY), Format.LEGACY)
     assert expand_columns(compacted, dictionary["fields"]) == message
+
+
+@pytest.mark.parametrize("index", INDEXES)
+def test_a_learning_agent_tells_everything_that_it_learns(index: int) -> None:
+    agent = payloads(index, learning=True)
+    message = agent.message(SPAN)
+    known = read_dictionary(json.loads(agent.dictionary.message()))
+    whole = payloads(index).dictionary
+    versions = []
+    while True:
+        for form in (Format.COMPACT, Format.LEGACY):
+            compacted = decode(agent.encode(message, form), form)
+            assert (compacted["v"], compacted["h"]) == (known.version, known.hash)
+            expanded = expanded_by(known, agent.encode(message, form))
+            for one, sent in zip(expanded["messages"], message["messages"], strict=True):
+                assert one["deviceName"] == sent["deviceName"]
+                for reading, made in zip(one["readings"], sent["readings"], strict=True):
+                    # Of the protocol's extras only what was learned; nothing else is missing.
+                    assert {key: made[key] for key in reading} == reading
+                    assert {"metric", "value", "unit", "timestamp"} <= reading.keys()
+        versions.append(known.version)
+        if (delta := agent.dictionary.learn()) is None:
+            break
+        known = extend(known, read_delta(json.loads(delta)))
+        assert known == read_dictionary(json.loads(agent.dictionary.message()))
+    assert versions == [1, 2, 3, 4]
+    assert agent.dictionary.fields == whole.fields
+    assert agent.dictionary.enums == whole.enums
+    assert expanded["messages"][0]["readings"][0].keys() == (
+        message["messages"][0]["readings"][0].keys()
+    )
+
+
+def expanded_by(known: Dictionary, payload: bytes) -> Any:
+    """What the cloud makes of a compacted payload."""
+    agent = "6f1c2f9e-1c1b-4f6e-9a55-0b6a2f6f0a01"
+    context = _native.Context("73eddd385ce8")
+    context.put_dictionary(agent, known.version, known.held().json)
+    topic = _native.format_topic("73eddd385ce8", agent, "endpoints/x")
+    report = orjson.loads(_native.explain(topic, payload, context, now_ms=SPAN.start_us // 1000))
+    assert report["unknown_fields"] == 0
+    return report["expanded"]
 
 
 def test_the_hash_is_that_of_the_sorted_field_names() -> None:

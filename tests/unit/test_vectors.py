@@ -146,7 +146,7 @@ def test_entry(case: Case) -> None:
     assert attributes(batch.outcomes, "entry", "message", "agent", *counts) == case["outcomes"]
     rejects = attributes(batch.rejects, "entry", "message", "reason", "readings")
     assert rejects == case["rejects"]
-    waiting = attributes(batch.waiting, "entry", "message", "needs", "agent", "version")
+    waiting = attributes(batch.waiting, "entry", "message", "needs", "agent", "version", "hash")
     assert waiting == case["waiting"]
     names = ("messages", "readings", "rows", "duplicates", "collisions", "dropped", "rejected")
     tallies = attributes(batch.tallies, "entry", "agent", *names, "reasons", "numbers")

@@ -13,6 +13,8 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from iotistica.selection import TagKey, TagValue
+
 Operator = Literal[">", ">=", "<", "<=", "outside"]
 Severity = Literal["info", "warning", "critical"]
 Kind = Literal["threshold", "rate", "absence"]
@@ -171,8 +173,13 @@ class RuleBody(Struct, kw_only=True, forbid_unknown_fields=True):
     """Name of the metric; `*` is any text, `?` any character. An absence without it is the whole
     agent's."""
     agents: Annotated[list[UUID], Meta(min_length=1, max_length=1000)] | None = None
-    """Which agents; all of the tenant where neither they nor a fleet are given."""
+    """Which agents; all of the tenant where nothing is said of them."""
     fleet_uuid: UUID | None = None
+    tags: Annotated[dict[TagKey, TagValue | None], Meta(min_length=1, max_length=20)] | None = None
+    """Only agents with all of these; null is any value."""
+    group_id: UUID | None = None
+    """Only agents that are in this group now. What is given of agents, fleet, tags and group must
+    all hold."""
     severity: Severity = "warning"
     labels: Annotated[dict[LabelKey, Label], Meta(max_length=32)] = {}
     enabled: bool = True
@@ -197,6 +204,12 @@ class RuleChange(Struct, kw_only=True, forbid_unknown_fields=True):
     metric: Name | UnsetType | None = UNSET
     agents: Annotated[list[UUID], Meta(min_length=1, max_length=1000)] | UnsetType | None = UNSET
     fleet_uuid: UUID | UnsetType | None = UNSET
+    tags: (
+        Annotated[dict[TagKey, TagValue | None], Meta(min_length=1, max_length=20)]
+        | UnsetType
+        | None
+    ) = UNSET
+    group_id: UUID | UnsetType | None = UNSET
     severity: Severity | UnsetType = UNSET
     labels: Annotated[dict[LabelKey, Label], Meta(max_length=32)] | UnsetType = UNSET
     enabled: bool | UnsetType = UNSET

@@ -22,6 +22,10 @@ class AgentDigests:
         """`hmac-sha256$purpose$hex`. Raises `ConfigError` where there is no secret."""
         return f"hmac-sha256${purpose}${self._digests.digest(purpose, key).hex()}"
 
+    def key(self, purpose: str) -> bytes:
+        """A key of 32 bytes, the same each time. Raises `ConfigError`."""
+        return self._digests.digest(purpose, "")
+
     def mqtt_password(self, username: str, salt: bytes) -> str:
         """The password of a broker user: 24 characters, the same each time.
 

@@ -9,8 +9,10 @@ from typing import Any
 from iotistica import keys
 from iotistica.allowance import UNLIMITED
 from iotistica.api import auth_license
+from iotistica.api.accounts.broker_passwords import BrokerPasswords
 from iotistica.api.accounts.choice import accounts
 from iotistica.api.accounts.reconciler import Reconciler
+from iotistica.api.agent_brokers import AgentBrokers
 from iotistica.api.agent_changes import AgentChanges
 from iotistica.api.agent_digests import AgentDigests
 from iotistica.api.auth_license import License
@@ -46,6 +48,7 @@ class AgentParts:
     streams: Streams
     digests: AgentDigests
     device_keys: DeviceKeys
+    broker_passwords: BrokerPasswords
     reconciler: Reconciler
     license: License | None
 
@@ -53,13 +56,16 @@ class AgentParts:
     def of(cls, settings: Settings, pool: Pool, streams: Streams) -> AgentParts:
         """Opens nothing. Raises `ConfigError`."""
         digests = AgentDigests(settings)
+        passwords = BrokerPasswords(digests)
+        broker = accounts(settings, streams.channels)
         return cls(
             settings=settings,
             pool=pool,
             streams=streams,
             digests=digests,
             device_keys=DeviceKeys(AgentKeyStore(pool), digests, settings),
-            reconciler=Reconciler(BrokerUserStore(pool), accounts(settings), digests),
+            broker_passwords=passwords,
+            reconciler=Reconciler(BrokerUserStore(pool), broker, passwords),
             license=auth_license.read(settings),
         )
 
@@ -84,6 +90,7 @@ def agent_handlers(parts: AgentParts) -> list[Any]:
             digests=parts.digests,
             keys=parts.device_keys,
             reconciler=parts.reconciler,
+            brokers=AgentBrokers(pool),
             settings=settings,
         ),
         AgentKeys(

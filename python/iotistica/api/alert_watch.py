@@ -41,16 +41,15 @@ class AlertWatch:
     async def run_due(self) -> int:
         """Evaluate every rule that is due; how many alerts were opened or resolved.
 
-        Raises `StoreUnavailable` once the tenants that do not need what is away have had their
-        turn.
+        What fails for one tenant is raised once the others have had their turn.
         """
         count = 0
-        failed: StoreUnavailable | None = None
+        failed: Exception | None = None
         for tenant in await self._evaluation.due_tenants(self._clock()):
             started = time.monotonic()
             try:
                 notices = await self._evaluation.evaluate(tenant, self._clock())
-            except StoreUnavailable as error:
+            except Exception as error:
                 failed = error
                 _occasional.warning("alert rules wait", tenant=tenant, error=str(error))
                 continue

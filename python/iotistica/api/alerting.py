@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from iotistica.api.alert_watch import AlertWatch
@@ -16,7 +15,6 @@ from iotistica.settings import Settings
 from iotistica.store.alert_evaluation import AlertEvaluation
 from iotistica.store.alert_rules import AlertRuleStore
 from iotistica.store.alerts import AlertStore
-from iotistica.store.anomalies import AnomalyStore
 from iotistica.store.anomaly_statistics import AnomalyStatistics
 from iotistica.store.incidents import IncidentStore
 from iotistica.store.pool import Pool
@@ -38,19 +36,9 @@ def alert_handlers(settings: Settings, pool: Pool) -> list[Any]:
 
 def alert_chores(settings: Settings, pool: Pool, streams: Streams) -> list[Chore]:
     """What a control process does for them."""
-    alerts, deliveries = AlertStore(pool), DeliveryStore(pool)
-    watch = AlertWatch(AlertEvaluation(pool), alerts, streams.channels)
-    notifier = Notifier(settings, deliveries)
-    days = settings.alert_retention_days
+    watch = AlertWatch(AlertEvaluation(pool), AlertStore(pool), streams.channels)
+    notifier = Notifier(settings, DeliveryStore(pool))
     return [
         Chore("alert rules", 1.0, watch.run_due),
         Chore("webhooks", 1.0, notifier.deliver_due),
-        *(
-            Chore(f"forget {name}", 3600.0, partial(forget, older_than_days=days))
-            for name, forget in (
-                ("anomalies", AnomalyStore(pool).forget),
-                ("alerts", alerts.forget),
-                ("deliveries", deliveries.forget),
-            )
-        ),
     ]

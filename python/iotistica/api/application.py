@@ -13,8 +13,14 @@ from iotistica.api import control_path
 from iotistica.api.agent_parts import AgentParts, agent_handlers
 from iotistica.api.alerting import alert_handlers
 from iotistica.api.auth import Tokens
+from iotistica.api.broker_parts import broker_handlers
 from iotistica.api.express import Express, Running
 from iotistica.api.identity import Identity
+from iotistica.api.live.channels import Stores
+from iotistica.api.live.entrance import Entrance
+from iotistica.api.live.hub import Hub
+from iotistica.api.live.listener import Listener
+from iotistica.api.monitoring import monitoring_handlers
 from iotistica.api.peers import Peers
 from iotistica.api.presence import Presence, presence_of
 from iotistica.api.route import Route, routes_of
@@ -28,10 +34,12 @@ from iotistica.api.routes.audit import Audit
 from iotistica.api.routes.audit_log import AuditLog
 from iotistica.api.routes.dead_letters import DeadLetters
 from iotistica.api.routes.device_reports import DeviceReports
+from iotistica.api.routes.dictionaries import AgentDictionaries
 from iotistica.api.routes.documents import Documents
 from iotistica.api.routes.events import Events
 from iotistica.api.routes.job_handlers import JobHandlerRoutes
 from iotistica.api.routes.jobs import Jobs
+from iotistica.api.routes.live import Live
 from iotistica.api.routes.readings import Readings
 from iotistica.api.routes.roles import Roles
 from iotistica.api.routes.sessions import Sessions
@@ -48,6 +56,7 @@ from iotistica.store.job_templates import JobTemplates
 from iotistica.store.jobs import JobStore
 from iotistica.store.journal import Journal
 from iotistica.store.ledger import LedgerStore
+from iotistica.store.live import LiveStore
 from iotistica.store.pool import Pool, open_pool
 from iotistica.store.roles import RoleStore
 from iotistica.store.series import SeriesStore
@@ -79,6 +88,7 @@ def handlers(parts: Parts) -> list[Any]:
     ledger = LedgerStore(parts.pool)
     return [
         System(parts.probe, parts.peers),
+        Live(),
         Sessions(parts.identity, parts.settings),
         Admission(parts.identity, parts.pool, parts.settings),
         Users(parts.identity, RoleStore(parts.pool)),
@@ -90,6 +100,7 @@ def handlers(parts: Parts) -> list[Any]:
         Readings(SeriesStore(parts.pool)),
         Audit(Auditor(parts.streams.ledger, ledger), ledger, AgentStore(parts.pool)),
         *agent_handlers(parts.agents),
+        *broker_handlers(parts.agents, parts.identity.limiter),
         DeadLetters(
             settings=parts.settings,
             pool=parts.pool,
@@ -104,8 +115,10 @@ def handlers(parts: Parts) -> list[Any]:
             seen=parts.presence.seen,
         ),
         *alert_handlers(parts.settings, parts.pool),
+        *monitoring_handlers(parts.settings, parts.pool, parts.streams),
         DeviceReports(parts.settings, parts.pool, parts.streams),
         AgentReports(parts.pool),
+        AgentDictionaries(parts.settings, parts.pool, parts.streams),
         Jobs(JobStore(parts.pool), JobTemplates(parts.pool), parts.streams.channels),
         JobHandlerRoutes(JobHandlers(parts.pool)),
         AgentJobRoutes(
@@ -142,6 +155,20 @@ class Application:
             parts.identity.gate,
             heard=parts.presence.seen,
         )
+        store = LiveStore(parts.pool)
+        self._hub = Hub(parts.settings.require("redis_url"))
+        self.live = Listener(
+            entrance=Entrance(
+                self.table,
+                parts.identity.callers,
+                store,
+                cors_origins=parts.settings.cors_origins,
+            ),
+            hub=self._hub,
+            stores=Stores(store, parts.streams),
+            settings=parts.settings,
+        )
+        """WebSockets; whoever opened the application has a listening socket for it."""
 
     @classmethod
     async def open(
@@ -174,11 +201,16 @@ class Application:
     def start(self) -> None:
         """Start what runs beside the handlers."""
         works = [one.run() for one in self._handlers if isinstance(one, Running)]
-        works += [self._parts.presence.repeat(), self._parts.agents.run()]
+        works += [
+            self._parts.presence.chore().repeat(),
+            self._parts.agents.run(),
+            self._hub.run(),
+        ]
         self._running = [asyncio.create_task(work) for work in works]
 
     async def close(self) -> None:
         """End what runs beside the handlers, and close the connections."""
+        await self.live.close()
         await tasks.end(self._running)
         await self._parts.identity.close()
         await self._parts.peers.close()

@@ -159,6 +159,16 @@ def decoded(
     return claims
 
 
+def expiry(token: str) -> float | None:
+    """When a token ends that was verified before, epoch seconds."""
+    try:
+        claims = jwt.decode(token, options={"verify_signature": False})
+    except jwt.InvalidTokenError:
+        return None
+    expires_at = claims.get("exp")
+    return float(expires_at) if isinstance(expires_at, int | float) else None
+
+
 def bearer(request: Request) -> str:
     """The token of the Authorization header. Raises `Denied`."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")

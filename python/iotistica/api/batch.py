@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from iotistica import dictionaries, ledger
+from iotistica import ledger
 from iotistica._native import parse_topic
+from iotistica.api.topic_watch import Traffic
 from iotistica.keys import Feed
 from iotistica.mqtt import Message
 from iotistica.spool import Batch as Spooled
@@ -33,6 +34,7 @@ class Route:
     """The topic as it ends the header of a stream entry."""
     accepted: str
     """Field of the loss ledger that counts its messages."""
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 class Routes:
@@ -166,27 +168,6 @@ class Letters:
             _spooled(self.tenant, Kind.LETTERS, _encoded(letter, self.tenant), 1, _refused(letter))
             for letter in self.letters
         ]
-
-
-@dataclass(slots=True)
-class Dictionary:
-    """One key-compaction dictionary."""
-
-    tenant: str
-    agent: str
-    messages: list[Message]
-    opened_at: float
-    feed: Feed = Feed.LIVE
-
-    async def write(self, streams: Streams) -> None:
-        """Store it. Raises `BadRequest` for one that is none."""
-        await streams.put_dictionary(self.agent, self.messages[0].payload)
-
-    def spooled(self) -> list[Spooled]:
-        """Agent and message. Raises `BadRequest` for one that is none."""
-        dictionaries.parse_message(self.messages[0].payload)
-        fields = [self.agent.encode(), self.messages[0].payload]
-        return [_spooled(self.tenant, Kind.DICTIONARY, fields, 0, {})]
 
 
 def _spooled(

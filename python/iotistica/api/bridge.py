@@ -13,7 +13,9 @@ from iotistica.api.link import Link, run_together, serve
 from iotistica.api.outlet import Outlet
 from iotistica.api.presence import Presence, presence_of
 from iotistica.api.pressure import Pressure
+from iotistica.api.shares import share
 from iotistica.api.tenants import Tenants
+from iotistica.api.topic_watch import TopicWatch
 from iotistica.quotas import Quotas
 from iotistica.settings import Settings
 from iotistica.spool import Spool
@@ -50,6 +52,7 @@ class Bridge:
         self.quotas = Quotas(default=settings.quota(), share=settings.bridge_processes)
         self._presence = presence
         self._routes = Routes()
+        self._topics = TopicWatch(streams, name=name, period_s=settings.monitor_period_s)
 
     @property
     def broker_error(self) -> str | None:
@@ -68,26 +71,17 @@ class Bridge:
             self._pressure.watch(),
             self._outlet.replay(),
             self._tenants.warm_up(),
-            *([self._presence.repeat()] if self._presence is not None else []),
+            self._topics.repeat(),
+            *([self._presence.chore().repeat()] if self._presence is not None else []),
         )
 
     async def _subscribe(self, session: mqtt.Session) -> None:
-        await session.subscribe(keys.shared_filter(keys.TELEMETRY_FILTER))
-        if self._settings.key_compaction:
-            await session.subscribe(keys.DICTIONARY_FILTER)
+        await session.subscribe(share(self._settings, keys.TELEMETRY_FILTER))
         try:
             await session.subscribe(keys.BROKER_DROPPED_TOPIC)
         except mqtt.Refused:
             _log.warning("the broker does not show its dropped counter")
         self._link.opened(session)
-
-    async def _restore_dictionaries(self, session: mqtt.Session) -> None:
-        """Whenever Redis has lost its data, let the broker send again what it retains."""
-        while True:
-            await self._pressure.lost.wait()
-            self._pressure.lost.clear()
-            if self._settings.key_compaction:
-                await session.subscribe(keys.DICTIONARY_FILTER)
 
     async def _serve(self, stop: asyncio.Event, session: mqtt.Session) -> None:
         inbound = Inbound(
@@ -97,11 +91,11 @@ class Bridge:
             quotas=self.quotas,
             tenants=self._tenants,
             routes=self._routes,
+            topics=self._topics,
             heard=self._presence.seen if self._presence is not None else None,
         )
         await serve(
             inbound,
-            self._restore_dictionaries(session),
             opened=partial(self._subscribe, session),
             stop=stop,
             grace_s=self._settings.stop_grace_s / 2,

@@ -25,6 +25,7 @@ from iotistica.api.outlet import Outlet
 from iotistica.api.presence import presence_of
 from iotistica.api.pressure import Pressure
 from iotistica.api.tenants import Tenants
+from iotistica.api.topic_watch import TopicWatch
 from iotistica.limits import limits_of
 from iotistica.settings import Settings
 from iotistica.spool import Spool
@@ -62,17 +63,9 @@ class Control:
         self._tenants = Tenants(partial(tenant_ids, pool), refresh_s=settings.tenant_refresh_s)
         self._presence = presence_of(settings, pool, streams)
         members = Members(partial(tenants_of, pool))
-        means = Means(
-            settings=settings,
-            pool=pool,
-            streams=streams,
-            outlet=self._outlet,
-            members=members,
-            presence=self._presence,
-            hears=lambda: self._link.error is None,
-        )
+        means = Means(settings=settings, pool=pool, streams=streams, send=self._outlet.send)
         self._families = made(means)
-        self._chores = chores(means)
+        self._topics = TopicWatch(streams, name=name, period_s=settings.monitor_period_s)
         self._desk = Desk(
             members=members,
             tenants=self._tenants,
@@ -82,6 +75,7 @@ class Control:
             max_message_bytes=settings.max_message_bytes,
             executor=executor,
             seen=self._presence.seen,
+            topics=self._topics,
         )
         self._routes = Routes()
         own_name = self._link.options.client_id
@@ -94,6 +88,11 @@ class Control:
             executor=executor,
             settings=settings,
         )
+        self._chores = [
+            *chores(means, members, name=name, hears=lambda: self._link.error is None),
+            self._presence.chore(),
+            self._log_writer.chore(),
+        ]
         self._intake: Intake | None = None
 
     @property
@@ -106,7 +105,8 @@ class Control:
         lanes = self._intake.lanes.values() if self._intake is not None else ()
         held = (lane.held for lane in lanes)
         states = (self._link.error, *held, *self._outlet.reasons(), self._postman.error)
-        found = dict.fromkeys((*states, self._tenants.error, self._log_writer.reason))
+        defects = (chore.error for chore in self._chores)
+        found = dict.fromkeys((*states, self._tenants.error, self._log_writer.reason, *defects))
         return [reason for reason in found if reason is not None]
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -115,8 +115,7 @@ class Control:
             self._link.keep(stop, partial(self._serve, stop)),
             self._pressure.watch(),
             self._outlet.replay(),
-            self._presence.repeat(),
-            self._log_writer.repeat(),
+            self._topics.repeat(),
             *(chore.repeat() for chore in self._chores),
         )
 
@@ -131,7 +130,7 @@ class Control:
         )
 
     async def _opened(self, session: mqtt.Session, intake: Intake) -> None:
-        await intake.subscribe(self._families)
+        await intake.subscribe(self._families, self._settings)
         self._link.opened(session)
 
 

@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 Id: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """A position among ids of the database."""
+Text: TypeAlias = Annotated[str, Meta(max_length=2000, pattern=r"^[^\x00]*$")]
+"""A position among texts."""
 Name: TypeAlias = Annotated[str, Meta(max_length=255, pattern=r"^[^\x00]*$")]
 """A position among names."""
 
@@ -38,3 +40,8 @@ def read(cursor: str | None, kind: type[T]) -> T | None:
 def follow(rows: Sequence[T], limit: int, position: Callable[[T], Any]) -> str | None:
     """The cursor after a page, by the position of its last row; none after one that is not full."""
     return write(position(rows[-1])) if len(rows) == limit else None
+
+
+def plain(rows: Sequence[T], limit: int, position: Callable[[T], Any]) -> str | None:
+    """The same of a position that clients may read as it is, such as an id."""
+    return str(position(rows[-1])) if len(rows) == limit else None

@@ -31,6 +31,7 @@ class DoorConfig:
     service_fd: int
     operations_fd: int
     upstreams: list[str]
+    sockets: list[str]
     process: str
     log_level: str
     threads: int
@@ -104,6 +105,7 @@ def _config(assignment: supervisor.Assignment) -> DoorConfig:
         service_fd=assignment.public.detach(),
         operations_fd=assignment.listener.detach(),
         upstreams=assignment.parameters["upstreams"],
+        sockets=assignment.parameters.get("sockets", []),
         process=assignment.name,
         log_level=settings.log_level,
         threads=settings.door_threads,

@@ -7,31 +7,35 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
+from iotistica import metrics
+from iotistica.api.accounts.broker_passwords import BrokerPasswords
 from iotistica.api.accounts.choice import accounts
 from iotistica.api.accounts.reconciler import Reconciler
 from iotistica.api.agent_digests import AgentDigests
 from iotistica.api.alerting import alert_chores
+from iotistica.api.broker_watch import BrokerWatch
 from iotistica.api.chore import Chore
 from iotistica.api.families import Family
 from iotistica.api.families.anomalies import Anomalies
+from iotistica.api.families.dictionaries import Dictionaries
 from iotistica.api.families.events import Events
 from iotistica.api.families.jobs import Jobs
 from iotistica.api.families.lifecycle import Lifecycle
 from iotistica.api.families.logs import Logs
-from iotistica.api.families.state import Metrics, Reports, State
+from iotistica.api.families.state import Metrics, Reports, Send, State
 from iotistica.api.foreman import Foreman
 from iotistica.api.members import Members
-from iotistica.api.outlet import Outlet
-from iotistica.api.presence import Presence, Watch
+from iotistica.api.presence import Watch
+from iotistica.dictionaries.library import Library
 from iotistica.settings import Settings
 from iotistica.store.agent_jobs import AgentJobs
 from iotistica.store.anomalies import AnomalyStore
 from iotistica.store.broker_users import BrokerUserStore
-from iotistica.store.departures import Departures, prune
+from iotistica.store.departures import Departures
 from iotistica.store.events import EventStore
-from iotistica.store.logs import LogStore
 from iotistica.store.pool import Pool
 from iotistica.store.presence import PresenceStore
+from iotistica.store.pruning import prune
 from iotistica.store.reports import ReportStore
 from iotistica.store.rollups import Rollups
 from iotistica.streams import Streams
@@ -48,25 +52,22 @@ class Means:
     settings: Settings
     pool: Pool
     streams: Streams
-    outlet: Outlet
-    presence: Presence
-    hears: Callable[[], bool]
-    """Whether agents can be heard now: there is a session."""
-    members: Members
+    send: Send
+    """For what goes the way of telemetry."""
 
 
 def families(means: Means) -> dict[str, Family]:
     """Every family by the kind of its topics, or by kind and next level (`events/anomaly`)."""
-    reports = Reports(ReportStore(means.pool), means.streams.channels, means.outlet.send)
+    reports = Reports(ReportStore(means.pool), means.streams.channels, means.send)
     events = EventStore(means.pool)
-    return {
+    found: dict[str, Family] = {
         "state": State(reports),
         "metrics": Metrics(reports),
         "events": Events(events),
         "events/anomaly": Anomalies(
             AnomalyStore(means.pool),
             means.streams.channels,
-            means.outlet.send,
+            means.send,
             retention_days=means.settings.retention_days,
             max_future_s=means.settings.max_future_s,
         ),
@@ -79,37 +80,51 @@ def families(means: Means) -> dict[str, Family]:
             most_output_bytes=means.settings.job_output_max_bytes,
         ),
     }
+    if means.settings.key_compaction:
+        found["meta"] = Dictionaries(Library.of(means.settings, means.pool, means.streams))
+    return found
 
 
-def chores(means: Means) -> list[Chore]:
-    """Everything that is done beside messages."""
+def chores(means: Means, members: Members, *, name: str, hears: Callable[[], bool]) -> list[Chore]:
+    """Everything that process `name` does beside messages.
+
+    `hears` tells whether agents can be heard now: there is a session.
+    """
     settings, pool = means.settings, means.pool
     presence = PresenceStore(pool, offline_after_s=settings.agent_offline_after_s)
     every_s = settings.presence_check_s
-    watch = Watch(presence, means.streams.channels, every_s=every_s, hears=means.hears)
+    watch = Watch(presence, means.streams.channels, every_s=every_s, hears=hears)
     events = EventStore(pool)
-    broker = Reconciler(BrokerUserStore(pool), accounts(settings), AgentDigests(settings))
+    broker = Reconciler(
+        BrokerUserStore(pool),
+        accounts(settings, means.streams.channels),
+        BrokerPasswords(AgentDigests(settings)),
+    )
     departures = Departures(pool)
     foreman = Foreman(pool, means.streams.outbox, means.streams.channels)
 
     async def forget_departed() -> None:
         for agents in (await departures.newest()).values():
-            means.members.forget(agents)
+            members.forget(agents)
+            await means.streams.dictionaries.forget(agents)
 
     rollups = Rollups(pool)
 
     async def make_rollups() -> None:
         await rollups.refresh(datetime.now(UTC))
 
-    days = settings.log_retention_days
+    async def remove_old() -> None:
+        for table, count in (await prune(pool, settings)).items():
+            metrics.PRUNED.labels(table).inc(count)
+
+    broker_watch = BrokerWatch(settings, name, means.streams.broker)
     return [
-        Chore("logs", 3600.0, partial(LogStore(pool).forget, days=days)),
         Chore("presence", every_s, watch.check),
         Chore("updates", 30.0, events.expire_updates),
-        Chore("events", 600.0, partial(events.forget, days=settings.event_retention_days)),
+        Chore("figures of the broker", settings.monitor_period_s, broker_watch.work),
         Chore("tell the broker of its users", settings.accounts_period_s, broker.catch_up),
         Chore("forget agents that left", _DEPARTURES_S, forget_departed),
-        Chore("prune what is old", _PRUNE_S, partial(prune, pool)),
+        Chore("remove what is old", _PRUNE_S, remove_old),
         Chore("jobs", settings.job_check_s, foreman.work),
         Chore("rollups", _ROLLUPS_S, make_rollups),
         Chore("old jobs", 600.0, partial(foreman.forget, days=settings.job_retention_days)),

@@ -11,7 +11,7 @@ _FORMATS = {
     "date": "2026-01-31",
     "byte": "aW90",
 }
-_DEPTH = 8
+_DEPTH = 12
 
 
 def example(schema: Mapping[str, Any], components: Mapping[str, Any], depth: int = _DEPTH) -> Any:
@@ -70,6 +70,7 @@ def _array(schema: Mapping[str, Any], components: Mapping[str, Any], depth: int)
     if "prefixItems" in schema:
         return [example(one, components, depth - 1) for one in schema["prefixItems"]]
     items = schema.get("items")
-    if depth <= 0 or not isinstance(items, dict):
+    # What contains its like ends here: an item needs two levels, itself and its reference.
+    if depth <= 2 or not isinstance(items, dict):
         return []
     return [example(items, components, depth - 1)] * max(schema.get("minItems", 1), 1)

@@ -15,19 +15,10 @@ from typing import Any
 
 from iotistica import keys, ledger, log, metrics, tasks
 from iotistica._native import InvalidTopic
-from iotistica.api.batch import (
-    Batch,
-    Dictionary,
-    Joined,
-    Letters,
-    Route,
-    Routes,
-    Telemetry,
-    join,
-)
+from iotistica.api.batch import Batch, Joined, Letters, Route, Routes, Telemetry, join
 from iotistica.api.outlet import Outlet
 from iotistica.api.tenants import Tenants
-from iotistica.errors import BadRequest
+from iotistica.api.topic_watch import TopicWatch
 from iotistica.keys import Feed
 from iotistica.mqtt import Message, Session
 from iotistica.quotas import Quotas
@@ -56,6 +47,7 @@ class Inbound:
         quotas: Quotas,
         tenants: Tenants,
         routes: Routes,
+        topics: TopicWatch,
         heard: Callable[..., None] | None = None,
     ) -> None:
         self._session = session
@@ -67,6 +59,7 @@ class Inbound:
         self._quotas = quotas
         self._tenants = tenants
         self._routes = routes
+        self._topics = topics
         self._heard = heard
         self._telemetry: dict[str, Telemetry] = {}
         self._letters: dict[str, Letters] = {}
@@ -75,7 +68,6 @@ class Inbound:
         self._lanes: dict[str, deque[Batch]] = {}
         """What is on its way, by tenant; a lane that is here has a task."""
         self._writes = asyncio.Semaphore(_MAX_WRITES)
-        self._dictionaries = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         metrics.BRIDGE_IN_FLIGHT.set_function(lambda: session.in_flight)
 
@@ -119,7 +111,9 @@ class Inbound:
         elif route.kind == "endpoints":
             self._append(message, route, stamp)
         else:
-            self._start(self._keep_dictionary(message, route))
+            # A subscription of an older version may live on in the session: no loss, the control
+            # processes hear it too.
+            self._confirm([message])
 
     def _append(self, message: Message, route: Route, stamp: bytes) -> None:
         batch = self._telemetry.get(route.tenant)
@@ -130,7 +124,14 @@ class Inbound:
         fields.append(message.payload)
         batch.messages.append(message)
         batch.counts[route.accepted] = batch.counts.get(route.accepted, 0) + 1
-        batch.size += len(message.payload)
+        size = len(message.payload)
+        batch.size += size
+        traffic = route.traffic
+        if traffic.messages:
+            traffic.messages += 1
+            traffic.bytes += size
+        else:
+            self._topics.first(route.tenant, traffic, message)
         if len(batch.messages) >= self._max_messages or batch.size >= self._max_bytes:
             del self._telemetry[route.tenant]
             self._hand_over(batch)
@@ -201,22 +202,6 @@ class Inbound:
                 agent=route.agent if route is not None else "",
             )
         )
-
-    # Dictionaries
-
-    async def _keep_dictionary(self, message: Message, route: Route) -> None:
-        try:
-            # In order of arrival, or an older dictionary could replace a newer one.
-            async with self._dictionaries:
-                await self._outlet.send(
-                    Dictionary(route.tenant, route.agent, [message], time.monotonic())
-                )
-        except BadRequest as error:
-            self._refuse(message, route, reason="invalid_dictionary", error=str(error))
-            self._flush()
-        else:
-            metrics.BRIDGE_MESSAGES.labels("dictionary").inc()
-            self._confirm([message])
 
     # On their way
 

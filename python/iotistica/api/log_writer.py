@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 import orjson
 
 from iotistica import keys, log, metrics
+from iotistica.api.chore import Chore
 from iotistica.api.families.log_lines import lines_of
 from iotistica.api.members import Members
 from iotistica.errors import BadRequest, StoreUnavailable, TooLarge
@@ -30,6 +31,8 @@ _CLAIM_EVERY_S = 30.0
 _CLAIM_IDLE_MS = 60_000
 _ALL_EVERY_S = 30.0
 _ALARM_SHARE = 0.8
+STAGE = "logs"
+BAD_LOG = "bad_log"
 
 _log = log.get(__name__)
 _occasional = log.Occasional(_log)
@@ -64,17 +67,18 @@ class LogWriter:
     def _logs(self) -> LogStreams:
         return self._streams.logs
 
-    async def repeat(self) -> None:
-        """Write what comes, until cancelled."""
-        while True:
-            try:
-                moved = await self.write_some()
-            except StoreUnavailable as error:
-                self.reason = f"logs wait: {error}"
-                _occasional.warning("logs wait", error=str(error))
-                moved = False
-            if not moved:
-                await asyncio.sleep(_EVERY_S)
+    def chore(self) -> Chore:
+        """Writes what comes."""
+        return Chore("write logs", _EVERY_S, self.write, most_pause_s=_EVERY_S)
+
+    async def write(self) -> None:
+        """Write what there is. Raises `StoreUnavailable`."""
+        try:
+            while await self.write_some():
+                pass
+        except StoreUnavailable as error:
+            self.reason = f"logs wait: {error}"
+            raise
 
     async def write_some(self) -> bool:
         """One round over the tenants that have logs; whether there were any."""
@@ -133,10 +137,10 @@ class LogWriter:
     async def _move(self, tenant: str, entries: Sequence[Entry]) -> None:
         loop = asyncio.get_running_loop()
         oldest_ms = time.time_ns() // 1_000_000 - self._retention_ms
-        parsed = await loop.run_in_executor(self._executor, _parse, entries, oldest_ms)
+        parsed = await loop.run_in_executor(self._executor, lines_in, entries, oldest_ms)
         agents = {one.agent for some in parsed if not isinstance(some, str) for one in some}
         members = await self._members.look_up(agents)
-        parsed = [_checked(some, tenant, members) for some in parsed]
+        parsed = [checked(some, tenant, members) for some in parsed]
         lines = [line for some in parsed if not isinstance(some, str) for line in some]
         try:
             await self._store.add(lines)
@@ -167,8 +171,8 @@ class LogWriter:
                     topic="",
                     original_id=entry_id,
                     error=error,
-                    reason="bad_log",
-                    stage="logs",
+                    reason=BAD_LOG,
+                    stage=STAGE,
                     failed_at=datetime.now(UTC),
                     agent=named.get(b"deviceUuid", b"").decode(errors="replace")[:64],
                     form=form,
@@ -176,11 +180,11 @@ class LogWriter:
             )
         if letters:
             _occasional.warning("logs refused", tenant=tenant, error=letters[0].error)
-            metrics.CONTROL_REJECTED.labels("bad_log").inc(len(letters))
+            metrics.CONTROL_REJECTED.labels(BAD_LOG).inc(len(letters))
             await self._streams.dead_letter(tenant, letters)
 
 
-def _parse(entries: Sequence[Entry], oldest_ms: int) -> list[list[Line] | str]:
+def lines_in(entries: Sequence[Entry], oldest_ms: int) -> list[list[Line] | str]:
     """The lines of each entry, or what is wrong with it."""
     found: list[list[Line] | str] = []
     for entry_id, fields in entries:
@@ -196,7 +200,8 @@ def _parse(entries: Sequence[Entry], oldest_ms: int) -> list[list[Line] | str]:
     return found
 
 
-def _checked(lines: list[Line] | str, tenant: str, members: Mapping[str, str]) -> list[Line] | str:
+def checked(lines: list[Line] | str, tenant: str, members: Mapping[str, str]) -> list[Line] | str:
+    """The same, or that one of them is not of an agent of this tenant."""
     for line in () if isinstance(lines, str) else lines:
         if members.get(line.agent) != tenant:
             return f"agent {line.agent[:64]!r} is not one of tenant {tenant!r}"

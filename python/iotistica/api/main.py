@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import uvloop
 
@@ -36,7 +36,7 @@ def check(settings: Settings) -> None:
     auth.secret(settings)
     auth_keys.ProviderTokens.of(settings)
     auth_license.read(settings)
-    choice.accounts(settings)
+    choice.check(settings)
     door.check(settings)
     door.listen(settings).close()
 
@@ -49,12 +49,13 @@ def roles(settings: Settings, supervisor_url: str) -> list[supervisor.Role]:
     listeners = {
         name: supervisor.loopback_listener() for name in (*bridges, *controls, *webs, "door")
     }
+    sockets = {name: supervisor.loopback_listener() for name in webs}
     peers = {"supervisor": supervisor_url, **{name: _url(one) for name, one in listeners.items()}}
-    upstreams = {"upstreams": [f"{supervisor.LOOPBACK}:{_port(one)}" for one in webs.values()]}
+    upstreams = {"upstreams": _addresses(webs.values()), "sockets": _addresses(sockets.values())}
     return [
         *(supervisor.Role(name, _BRIDGE, listener=listeners[name]) for name in bridges),
         *(supervisor.Role(name, _CONTROL, listener=listeners[name]) for name in controls),
-        *(_web(name, port, listeners[name], peers) for name, port in webs.items()),
+        *(_web(name, port, listeners[name], sockets[name], peers) for name, port in webs.items()),
         supervisor.Role(
             *("door", _DOOR, upstreams),
             listener=listeners["door"],
@@ -65,12 +66,17 @@ def roles(settings: Settings, supervisor_url: str) -> list[supervisor.Role]:
 
 
 def _web(
-    name: str, reserved: socket.socket, listener: socket.socket, peers: Mapping[str, str]
+    name: str,
+    reserved: socket.socket,
+    listener: socket.socket,
+    sockets: socket.socket,
+    peers: Mapping[str, str],
 ) -> supervisor.Role:
     others = {peer: url for peer, url in peers.items() if peer != name}
     return supervisor.Role(
         *(name, _WEB, {"peers": others, "port": _port(reserved)}),
         listener=listener,
+        public=sockets,
         reserved=reserved,
         is_behind=True,
     )
@@ -91,6 +97,10 @@ def _names(kind: str, count: int) -> list[str]:
 def _port(listener: socket.socket) -> int:
     port: int = listener.getsockname()[1]
     return port
+
+
+def _addresses(listeners: Iterable[socket.socket]) -> list[str]:
+    return [f"{supervisor.LOOPBACK}:{_port(one)}" for one in listeners]
 
 
 def _url(listener: socket.socket) -> str:

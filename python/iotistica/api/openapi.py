@@ -15,7 +15,7 @@ from iotistica.api.route import Contract, Route
 
 _REFERENCE = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r":(\w+)")
-_NO_CONTENT = 204
+_EMPTY = (101, 204)
 _NOT_MODIFIED = 304
 
 _ERRORS = {
@@ -30,7 +30,9 @@ _ERRORS = {
     413: "The body is over the limit",
     414: "The address is too long",
     415: "The body is encoded in a way that is not known",
+    426: "The route speaks WebSocket",
     431: "The head of the request is over its limits",
+    500: "Nobody can decide now",
     504: "No answer came in time",
     429: "A rate limit is reached; `Retry-After` says when to try again",
     503: "A server behind the API cannot be reached now",
@@ -183,7 +185,7 @@ def _query(model: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _responses(route: Route, schemas: dict[int, Any]) -> dict[str, Any]:
     contract = route.contract
     success: dict[str, Any] = {"description": contract.summary}
-    if contract.status != _NO_CONTENT:
+    if contract.status not in _EMPTY:
         schema = schemas[id(contract.reply)] if contract.reply is not None else {}
         success["content"] = {contract.reply_type: {"schema": schema}}
     problem = {"application/json": {"schema": schemas[id(Problem)]}}

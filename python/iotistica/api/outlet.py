@@ -9,12 +9,12 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from iotistica import dictionaries, log, metrics
+from iotistica import log, metrics
 from iotistica.api.batch import Batch
 from iotistica.api.pressure import Pressure
 from iotistica.backoff import Backoff
 from iotistica.breaker import Breaker
-from iotistica.errors import BadRequest, StoreUnavailable
+from iotistica.errors import StoreUnavailable
 from iotistica.keys import Feed
 from iotistica.spool import Batch as Spooled
 from iotistica.spool import Kind, Spool, SpoolFull
@@ -55,7 +55,7 @@ class Outlet:
         return list(dict.fromkeys(reason for reason in found if reason is not None))
 
     async def send(self, batch: Batch) -> None:
-        """Return when the batch is safe. Raises `BadRequest` for what Redis must not get."""
+        """Return when the batch is safe."""
         backoff = Backoff(first_s=0.05, most_s=2.0)
         while not (await self._to_redis(batch) or await self._to_disk(batch)):
             _occasional.warning("messages are held back; the broker holds", reason=self.held)
@@ -76,9 +76,6 @@ class Outlet:
             self.error = str(error)
             _occasional.warning("Redis does not take messages", error=error)
             return False
-        except BadRequest:
-            self._breaker.succeeded()
-            raise
         self._breaker.succeeded()
         self.error = None
         return True
@@ -151,19 +148,7 @@ class Outlet:
             match batch.kind:
                 case Kind.LETTERS:
                     await self._streams.add_letter(batch.tenant, fields, counts=batch.counts)
-                case Kind.DICTIONARY:
-                    await self._restore_dictionary(*fields)
                 case kind:
                     await self._streams.add(
                         batch.tenant, fields, counts=batch.counts, feed=_FEEDS[kind]
                     )
-
-    async def _restore_dictionary(self, agent: bytes, message: bytes) -> None:
-        """A newer one may have come by meanwhile, and stays."""
-        try:
-            version = dictionaries.version(message)
-        except BadRequest:
-            return  # it was looked at before it was put on disk
-        known = await self._streams.dictionary(agent.decode())
-        if known is None or known[0] < version:
-            await self._streams.put_dictionary(agent.decode(), message)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 
 import orjson
 
 from iotistica import keys, ledger, log, metrics
+from iotistica.api.chore import Chore
 from iotistica.errors import StoreUnavailable
 from iotistica.settings import Settings
 from iotistica.store.pool import Pool
@@ -71,14 +71,9 @@ class Presence:
                 self._written[agent] = at
             await tell(self._channels, changes)
 
-    async def repeat(self) -> None:
-        """Write every few seconds, until cancelled."""
-        while True:
-            await asyncio.sleep(_EVERY_S)
-            try:
-                await self.flush()
-            except StoreUnavailable as error:
-                _occasional.warning("presence is written later", error=str(error))
+    def chore(self) -> Chore:
+        """Writes every few seconds."""
+        return Chore("note who was seen", _EVERY_S, self.flush, most_pause_s=_EVERY_S)
 
 
 def gap_s(every_s: float) -> float:
@@ -114,8 +109,12 @@ async def tell(channels: Channels, changes: Sequence[Change]) -> None:
         metrics.PRESENCE_CHANGES.labels("online" if change.online else "offline").inc()
     try:
         await channels.publish_many(
-            (keys.presence_channel(change.tenant, change.agent), _message(change))
+            (channel, _message(change))
             for change in changes
+            for channel in (
+                keys.presence_channel(change.tenant, change.agent),
+                keys.tenant_presence_channel(change.tenant),
+            )
         )
     except StoreUnavailable as error:
         _occasional.warning("live values were not published", error=str(error))

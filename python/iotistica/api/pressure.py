@@ -42,8 +42,6 @@ class Pressure:
         self._seen: set[str] = set()
         self._level = 0.0
         self._generation: str | None = None
-        self.lost = asyncio.Event()
-        """Set when Redis has lost its data; whoever acts on it clears it."""
         self.error: str | None = "Redis has not answered yet"
         """Why the last look failed."""
 
@@ -88,7 +86,6 @@ class Pressure:
         if self._generation not in (None, generation):
             _LOG.error("Redis has lost its data")
             metrics.REDIS_LOSSES.inc()
-            self.lost.set()
         self._generation = generation
         self._level = await self._streams.memory_ratio()
         self._memory.see(self._level)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import signal
 import sys
@@ -37,6 +38,8 @@ _METHODS: tuple[Any, ...] = (
     HttpMethod.OPTIONS,
 )
 
+_TALKATIVE = ("robyn", "actix_http", "actix_server", "actix_web")
+
 _log = log.get(__name__)
 
 
@@ -65,6 +68,8 @@ class Web:
             self._assignment, self._tokens, stopping=lambda: self._stopping
         )
         self._short_cuts = self._application.express
+        if self._assignment.public is not None:
+            await self._application.live.start(self._assignment.public)
         # The other web processes ask here: what comes through the door may reach any of them.
         self._ops = ops.serve(self._application.probe, sock=self._assignment.listener)
         await self._ops.__aenter__()
@@ -108,6 +113,7 @@ class Web:
         """Finish what is in flight and end; Robyn itself would never exit."""
         try:
             async with asyncio.timeout(self._settings.stop_grace_s):
+                await self._application.live.close()
                 while self._in_flight:
                     self._idle.clear()
                     await self._idle.wait()
@@ -183,6 +189,9 @@ def main() -> int:
         app = _robyn(Web(assignment, tokens))
         # Last, because Robyn configures the root logger for itself.
         log.configure(settings.log_level, service="api", process=assignment.name)
+        # At debug they write down the values of every query, and with them tokens.
+        for library in _TALKATIVE:
+            logging.getLogger(library).setLevel(logging.WARNING)
         port = assignment.parameters["port"]
         app.start(host=supervisor.LOOPBACK, port=port, _check_port=False)
     except ConfigError as error:

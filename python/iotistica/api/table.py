@@ -36,7 +36,6 @@ _ANSWERS: Mapping[type[Exception], tuple[int, str]] = {
     PreconditionFailed: (412, "Precondition failed"),
     TooLarge: (413, "Payload too large"),
 }
-_ANSWERED = tuple(_ANSWERS)
 
 
 class Callers(Protocol):
@@ -159,27 +158,12 @@ class Table:
 
     async def _run(self, route: Route, request: Request) -> Reply:
         try:
-            return await route.handler(await self._admitted(route, request))
-        except _ANSWERED as error:
-            status, name = _ANSWERS[type(error)]
-            return error_reply(status, name, str(error))
-        except Denied as error:
-            reply = error_reply(401, "Unauthorized", str(error))
-            return reply.saying("www-authenticate", "Bearer")
-        except TooMany as error:
-            reply = error_reply(429, "Too many requests", str(error), retryAfter=error.after_s)
-            return reply.saying("retry-after", str(error.after_s))
-        except StoreUnavailable as error:
-            _log.warning("request not served", path=request.path, error=str(error))
-            what = "A server behind the API cannot be reached; try again"
-            reply = error_reply(503, "Service unavailable", what, requestId=request.identifier)
-            return reply.saying("retry-after", "1")
-        except Exception:
-            _log.exception("request failed", path=request.path, request=request.identifier)
-            what = "The error was logged under this request id"
-            return error_reply(500, "Internal server error", what, requestId=request.identifier)
+            return await route.handler(await self.admitted(route, request))
+        except Exception as error:
+            return failure(error, request)
 
-    async def _admitted(self, route: Route, request: Request) -> Request:
+    async def admitted(self, route: Route, request: Request) -> Request:
+        """The request with its caller, who may use the route; raises whatever `failure` answers."""
         if self._gate is not None:
             await self._gate.admit(request, route, None)
         if route.access.public:
@@ -191,6 +175,28 @@ class Table:
             await self._gate.admit(request, route, caller)
         route.access.check(caller, request.params.get("uuid"))
         return replace(request, identified=caller)
+
+
+def failure(error: Exception, request: Request) -> Reply:
+    """The answer to a request that raised."""
+    match error:
+        case Denied():
+            reply = error_reply(401, "Unauthorized", str(error))
+            return reply.saying("www-authenticate", "Bearer")
+        case TooMany():
+            reply = error_reply(429, "Too many requests", str(error), retryAfter=error.after_s)
+            return reply.saying("retry-after", str(error.after_s))
+        case StoreUnavailable():
+            _log.warning("request not served", path=request.path, error=str(error))
+            what = "A server behind the API cannot be reached; try again"
+            reply = error_reply(503, "Service unavailable", what, requestId=request.identifier)
+            return reply.saying("retry-after", "1")
+    if (answer := _ANSWERS.get(type(error))) is not None:
+        status, name = answer
+        return error_reply(status, name, str(error))
+    _log.error("request failed", path=request.path, request=request.identifier, exc_info=error)
+    what = "The error was logged under this request id"
+    return error_reply(500, "Internal server error", what, requestId=request.identifier)
 
 
 def _search(

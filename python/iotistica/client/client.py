@@ -12,11 +12,13 @@ from iotistica.api.models import endpoints as endpoint_models
 from iotistica.api.models import events as event_models
 from iotistica.api.models import identity as identity_models
 from iotistica.api.models import jobs as job_models
+from iotistica.api.models import mqtt_users as mqtt_models
 from iotistica.api.models import readings as reading_models
 from iotistica.api.models import target_state as target_models
 from iotistica.client.transport import Login, Transport, segment
 
 _V1 = "/api/v1"
+_MQTT_USERS = f"{_V1}/auth/mqtt-users"
 
 
 class Client:
@@ -46,6 +48,7 @@ class Client:
         self.readings = Readings(self.transport)
         self.alerts = Alerts(self.transport)
         self.users = Users(self.transport)
+        self.mqtt_users = MqttUsers(self.transport)
 
     async def __aenter__(self) -> Client:
         """Open the session. Raises `Denied`, `StoreUnavailable`."""
@@ -264,6 +267,51 @@ class Users:
         return await self._transport.call(
             "POST", f"{_V1}/users", identity_models.UserView, body=new
         )
+
+
+class MqttUsers:
+    """Users of the broker, and what they may do there."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def all(
+        self, query: mqtt_models.MqttUserQuery | None = None
+    ) -> AsyncIterator[mqtt_models.MqttUserView]:
+        """Every user that fits, page after page."""
+        asked = query or mqtt_models.MqttUserQuery()
+        async for page in self._transport.pages(_MQTT_USERS, mqtt_models.MqttUserPage, asked):
+            for user in page.users:
+                yield user
+
+    async def get(self, user: int) -> mqtt_models.MqttUserDetail:
+        """A user with its rules. Raises `NotFound`."""
+        path = f"{_MQTT_USERS}/{user}"
+        return await self._transport.call("GET", path, mqtt_models.MqttUserDetail)
+
+    async def create(self, new: mqtt_models.MqttUserBody) -> mqtt_models.MadeMqttUser:
+        """A user; its password, where none was given, is shown this once. Raises `Conflict`."""
+        return await self._transport.call("POST", _MQTT_USERS, mqtt_models.MadeMqttUser, body=new)
+
+    async def change(
+        self, user: int, change: mqtt_models.MqttUserChange
+    ) -> mqtt_models.MadeMqttUser:
+        """Another password, let in or kept out. Raises `NotFound`, `Conflict`."""
+        path = f"{_MQTT_USERS}/{user}"
+        return await self._transport.call("PATCH", path, mqtt_models.MadeMqttUser, body=change)
+
+    async def delete(self, user: int) -> None:
+        """Remove a user. Raises `NotFound`, `Conflict`."""
+        await self._transport.call("DELETE", f"{_MQTT_USERS}/{user}", type(None))
+
+    async def allow(self, user: int, rule: mqtt_models.AclBody) -> mqtt_models.AclView:
+        """Give a user a rule. Raises `BadRequest`, `NotFound`, `Conflict`."""
+        path = f"{_MQTT_USERS}/{user}/acls"
+        return await self._transport.call("POST", path, mqtt_models.AclView, body=rule)
+
+    async def disallow(self, rule: int) -> None:
+        """Remove a rule. Raises `NotFound`, `Conflict`."""
+        await self._transport.call("DELETE", f"{_V1}/auth/mqtt-acls/{rule}", type(None))
 
 
 def _target(agent: UUID | str) -> str:

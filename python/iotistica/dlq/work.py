@@ -15,6 +15,8 @@ import orjson
 from rich.console import Console
 from rich.progress import Progress
 
+from iotistica.api.again import Again
+from iotistica.dictionaries.library import Library
 from iotistica.dlq import report
 from iotistica.dlq.choice import Place
 from iotistica.errors import IotisticaError, NotFound
@@ -53,7 +55,12 @@ async def shown(place: Place, letter_id: str) -> tuple[Letter, dict[str, Any]]:
         letter = await streams.letters.get(place.tenant, letter_id)
         if letter is None:
             raise NotFound(f"letter {letter_id} does not exist")
-        return letter, await explained(letter, streams, place.settings)
+        pool = await open_pool(place.settings, application_name="iotistica-dlq")
+        try:
+            library = Library.of(place.settings, pool, streams)
+            return letter, await explained(letter, library, place.settings)
+        finally:
+            pool.terminate()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +117,9 @@ async def _redrive(place: Place, streams: Streams, dry_run: bool) -> AsyncIterat
                 pool=pool,
                 streams=streams,
                 executor=executor,
+                families=Again(
+                    settings=place.settings, pool=pool, streams=streams, executor=executor
+                ),
                 dry_run=dry_run,
             )
     finally:

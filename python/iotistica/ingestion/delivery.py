@@ -1,20 +1,20 @@
 """One batch of stream entries on its way: encode → commit → settle.
 
-An entry is settled when the last of its messages is committed, has its dead letter or moved to the
-backfill stream, or when the entry is on disk; never before. What fails until then stays where it
-came from.
+An entry is settled when the last of its messages is committed, has its dead letter, moved to the
+backfill stream or is parked, or when the entry is on disk; never before. What fails until then
+stays where it came from.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 
 from iotistica import log, metrics
 from iotistica._native import Batch, Reject, Waiting
 from iotistica.backoff import Backoff
-from iotistica.encoder import Learned
+from iotistica.dictionaries import Wanted
+from iotistica.encoder import Learned, wanted
 from iotistica.errors import DatabaseUnavailable, StoreUnavailable
 from iotistica.ingestion import messages, tally
 from iotistica.ingestion.origin import FromStream, Origin
@@ -27,7 +27,6 @@ from iotistica.streams import DeadLetter, Entry
 
 _LOG = log.get(__name__)
 _occasional = log.Occasional(_LOG)
-_LOOK_UP_PAUSE_S = 0.2
 _FULL_PAUSE_S = 1.0
 DATABASE = "PostgreSQL (readings)"
 
@@ -84,16 +83,10 @@ class Delivery:
 
         Raises `Stopping`.
         """
-        patience_s = self._station.settings.dictionary_wait_s
-        deadline = time.monotonic() + patience_s
         backoff = Backoff(most_s=5.0)
         while self._waiting:
             try:
-                learned = await self._look_up()
-                if not self._waits_for_dictionaries_alone():
-                    # Only now it will show which of the others need a dictionary.
-                    deadline = time.monotonic() + patience_s
-                await self._decide(learned, late=time.monotonic() >= deadline)
+                await self._decide(await self._look_up())
             except StoreUnavailable as error:
                 _occasional.warning("look-up failed, messages wait", error=str(error))
                 await self._origin.hold(list(self._entries))
@@ -102,8 +95,6 @@ class Delivery:
                 await self._put_away()
                 async with self._station.slots:
                     await self.store()
-            if self._waiting and self._waits_for_dictionaries_alone():
-                await self._pause(_LOOK_UP_PAUSE_S)
 
     async def _look_up(self) -> Learned:
         try:
@@ -114,26 +105,29 @@ class Delivery:
                 raise Away from None
             raise
 
-    def _waits_for_dictionaries_alone(self) -> bool:
-        return all(one.needs == "dictionary" for _, one in self._waiting)
-
-    async def _decide(self, learned: Learned, *, late: bool) -> None:
-        """Encode again, and only, the messages for which something changed."""
+    async def _decide(self, learned: Learned) -> None:
+        """Encode again the messages for which something changed; park the others."""
         rounds: dict[bool, list[Entry]] = {True: [], False: []}
-        still: list[tuple[Entry, Waiting]] = []
         for entry, one in self._waiting:
-            if learned.stranger(one) or (late and one.needs == "dictionary"):
-                rounds[True].append(entry)
-            elif learned.helps(one):
+            if learned.helps(one):
                 rounds[False].append(entry)
-            else:
-                still.append((entry, one))
-        self._waiting = still
+            elif learned.stranger(one) or not self._park(entry, wanted(one)):
+                rounds[True].append(entry)
+        self._waiting = []
         async with self._station.slots:
             for final, entries in rounds.items():
                 if entries:
                     await self._round(entries, final=final)
         await self._settle()
+
+    def _park(self, entry: Entry, wanted: Wanted) -> bool:
+        """Let a message wait for its dictionary elsewhere, where there is room for it."""
+        tenant = self._lane.tenant
+        if not self._station.attendant.admits(tenant, size=sum(map(len, entry[1]))):
+            return False
+        self._books[entry[0]].parked.setdefault(wanted, []).extend(entry[1])
+        metrics.PARKED.labels(tenant).inc()
+        return True
 
     async def _round(self, entries: Sequence[Entry], *, final: bool) -> None:
         batch = await self._lane.encoder.encode(
@@ -173,7 +167,7 @@ class Delivery:
             attempts=failure.attempts,
             readings=batch.readings,
         )
-        self._park(entry, 0, letter)
+        self._keep_letter(entry, 0, letter)
         tally.refuse(self._books[entry[0]], letter, batch)
         self._station.alarm.decided(self._lane.tenant, messages=1, dead=1)
 
@@ -190,7 +184,7 @@ class Delivery:
         dead = 0
         for (index, message), group in groupby(rejects, _place):
             entry = entries[index]
-            self._park(entry, message, messages.rejected(entry, list(group)))
+            self._keep_letter(entry, message, messages.rejected(entry, list(group)))
             dead += 1
         self._station.alarm.decided(self._lane.tenant, messages=batch.messages, dead=dead)
         for one in batch.waiting:
@@ -201,7 +195,7 @@ class Delivery:
             else:
                 self._waiting.append((entry, one))
 
-    def _park(self, entry: Entry, message: int, letter: DeadLetter) -> None:
+    def _keep_letter(self, entry: Entry, message: int, letter: DeadLetter) -> None:
         """Keep the letter of a message until its entry is settled."""
         self._books[entry[0]].letters[messages.key(entry, message)] = letter
 

@@ -16,10 +16,13 @@ from typing import Any
 import uvloop
 
 from iotistica import keys, log, metrics, metrics_aliases, ops
+from iotistica.allocator import return_large_buffers
 from iotistica.backoff import Backoff
+from iotistica.dictionaries.library import Library
 from iotistica.encoder import Encoder
 from iotistica.errors import StoreUnavailable
-from iotistica.ingestion import upkeep
+from iotistica.ingestion import attendant, upkeep
+from iotistica.ingestion.attendant import Attendant
 from iotistica.ingestion.bookkeeper import Bookkeeper
 from iotistica.ingestion.letter_alarm import Kind, LetterAlarm
 from iotistica.ingestion.pressure import Pressure
@@ -36,6 +39,7 @@ from iotistica.settings import EXPRESS_WORKERS, Settings
 from iotistica.spool import Spool
 from iotistica.store.agents import AgentStore
 from iotistica.store.departures import Departures
+from iotistica.store.dictionaries import DictionaryChanges
 from iotistica.store.ledger import LedgerStore
 from iotistica.store.pool import Pool, is_transient, open_pool, use_of
 from iotistica.store.readings import ReadingStore
@@ -48,6 +52,7 @@ _DEPTH_PERIOD_S = 5.0
 _LOOP_PERIOD_S = 0.5
 _DAYS_PERIOD_S = 3600.0
 _DEPARTURES_PERIOD_S = 2.0
+_CHANGES_PERIOD_S = 2.0
 _QUOTAS_PERIOD_S = 10.0
 _DAYS_AHEAD = 3
 _CLOSE_S = 0.5
@@ -58,6 +63,7 @@ _IDLE_CONSUMER_CLAIMS = 10
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises `ConfigError`."""
+    return_large_buffers()
     uvloop.run(serve(settings))
 
 
@@ -83,6 +89,7 @@ async def opened(settings: Settings, stopping: asyncio.Event) -> AsyncIterator[I
     executor = ThreadPoolExecutor(threads, "encode")
     # The server's limit first, the client's five seconds later, this one when both fail.
     store = ReadingStore(pool, limit_s=settings.database_statement_timeout_s + 10)
+    alarm = LetterAlarm(bound=settings.dlq_max_entries, share=settings.dlq_share_alarm)
     station = Station(
         settings=settings,
         streams=streams,
@@ -94,7 +101,8 @@ async def opened(settings: Settings, stopping: asyncio.Event) -> AsyncIterator[I
         pressure=Pressure(high_ms=settings.database_commit_high_ms),
         pool_pct=lambda: use_of(pool).percent,
         stopping=stopping,
-        alarm=LetterAlarm(bound=settings.dlq_max_entries, share=settings.dlq_share_alarm),
+        alarm=alarm,
+        attendant=Attendant(settings, streams, alarm),
     )
     try:
         yield Ingestion(station, pool, store, executor)
@@ -129,6 +137,8 @@ class Ingestion:
             period_s=station.settings.ledger_snapshot_s,
         )
         self._departures = Departures(pool)
+        self._library = Library.of(station.settings, pool, station.streams)
+        self._changes = DictionaryChanges(pool)
         self._encoders: dict[str, Encoder] = {}
         self._process = process_name()
         self._quotas = Quotas(default=station.settings.quota())
@@ -179,6 +189,7 @@ class Ingestion:
                 (_QUOTAS_PERIOD_S, self._read_quotas),
                 (claim_idle_s, self._remove_consumers),
                 (_DEPARTURES_PERIOD_S, self._forget_departed),
+                *self._dictionary_chores(),
             )
         ]
         chores.append(asyncio.create_task(self.replayer.run()))
@@ -244,7 +255,7 @@ class Ingestion:
                 settings=self._station.settings,
                 executor=self._executor,
                 agents=self._agents,
-                streams=self._station.streams,
+                library=self._library,
             )
         return Lane(
             tenant=tenant,
@@ -289,6 +300,20 @@ class Ingestion:
         for tenant, agents in (await self._departures.newest()).items():
             if (encoder := self._encoders.get(tenant)) is not None:
                 encoder.forget(agents)
+
+    def _dictionary_chores(self) -> list[tuple[float, Callable[[], Awaitable[None]]]]:
+        if not self._station.settings.key_compaction:
+            return []
+        return [(attendant.PERIOD_S, self._attend), (_CHANGES_PERIOD_S, self._forget_changed)]
+
+    async def _attend(self) -> None:
+        await self._station.attendant.attend(self._encoders, self._library)
+
+    async def _forget_changed(self) -> None:
+        for tenant, agents in (await self._changes.newest()).items():
+            await self._library.warm(agents)
+            if (encoder := self._encoders.get(tenant)) is not None:
+                encoder.forget_dictionaries(agents)
 
     async def _remove_consumers(self) -> None:
         await upkeep.remove_consumers(

@@ -83,6 +83,22 @@ def refused(
     )
 
 
+def given_up(message: Entry, *, agent: str, reason: str, error: str, now: datetime) -> DeadLetter:
+    """The dead letter of a single message that waited in vain to be expanded."""
+    topic, _, payload, _ = _original(message)
+    return DeadLetter(
+        data=payload,
+        topic=topic,
+        original_id=message[0],
+        error=error,
+        reason=reason,
+        stage="expand",
+        agent=agent,
+        failed_at=now,
+        received_ms=_received_ms(message, 0),
+    )
+
+
 def _original(entry: Entry) -> tuple[bytes, str, bytes, tuple[bytes, ...]]:
     """Topic, agent, payload and form of an entry with one message."""
     fields = entry[1]

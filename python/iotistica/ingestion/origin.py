@@ -117,6 +117,7 @@ class FromSpool:
             Settlement(
                 ids=found.ids,
                 letters=found.letters,
+                parked=found.parked,
                 counts=found.counts,
                 sequences=found.sequences,
                 unspooled=self._batch.name,

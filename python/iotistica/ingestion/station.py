@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from iotistica import log
 from iotistica.breaker import Breaker
 from iotistica.encoder import Encoder
+from iotistica.ingestion.attendant import Attendant
 from iotistica.ingestion.letter_alarm import LetterAlarm
 from iotistica.ingestion.pressure import Pressure
 from iotistica.ingestion.slots import Slots
@@ -41,6 +42,8 @@ class Station:
     """Share of the connections to PostgreSQL that are in use now."""
     stopping: asyncio.Event
     alarm: LetterAlarm
+    attendant: Attendant
+    """Knows how much is parked."""
     troubles: dict[str, str] = field(default_factory=dict)
     """What is away now, by its name: one sentence each, shown by `/ready`."""
 

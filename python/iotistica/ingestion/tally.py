@@ -1,5 +1,5 @@
 """What entries leave behind, entry by entry, until they are settled: dead letters, messages for the
-backfill stream, and counts for the loss ledger. Pure.
+backfill stream or that wait for a dictionary, and counts for the loss ledger. Pure.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 
 from iotistica import ledger
 from iotistica._native import Batch, Tally
+from iotistica.dictionaries import Wanted
 from iotistica.ingestion import messages
 from iotistica.sequences import Range
-from iotistica.streams import DeadLetter, Entry, Settlement
+from iotistica.streams import Bay, DeadLetter, Entry, Settlement
 
-_BACKFILL_MESSAGES = 400
+_MESSAGES = 400
 """In one entry, as the bridge does it."""
 
 
@@ -26,6 +27,8 @@ class Book:
     """By message."""
     backfill: list[bytes] = field(default_factory=list)
     """Headers and payloads of messages that go on in the backfill stream."""
+    parked: dict[Wanted, list[bytes]] = field(default_factory=dict)
+    """The same of messages that wait for a dictionary."""
     counts: Counter[str] = field(default_factory=Counter)
     numbers: dict[str, list[Range]] = field(default_factory=dict)
     """Of the messages, by agent."""
@@ -35,17 +38,25 @@ def settlement(books: Mapping[bytes, Book]) -> Settlement:
     """All of what these entries leave behind."""
     counts: Counter[str] = Counter()
     backfill: list[bytes] = []
+    parked: dict[Wanted, list[bytes]] = {}
     numbers: dict[str, list[Range]] = {}
     for book in books.values():
         counts.update(book.counts)
         backfill += book.backfill
+        for wanted, fields in book.parked.items():
+            parked.setdefault(wanted, []).extend(fields)
         for agent, ranges in book.numbers.items():
             numbers.setdefault(agent, []).extend(ranges)
-    step = 2 * _BACKFILL_MESSAGES
+    step = 2 * _MESSAGES
     return Settlement(
         ids=list(books),
         letters=[letter for book in books.values() for letter in book.letters.values()],
         backfill=[backfill[at : at + step] for at in range(0, len(backfill), step)],
+        parked=[
+            Bay(wanted=wanted, fields=fields[at : at + step])
+            for wanted, fields in parked.items()
+            for at in range(0, len(fields), step)
+        ],
         counts=counts,
         sequences=numbers,
     )

@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import orjson
 
+from iotistica.store.documents import holds_nul, without_nul
+
 Status: TypeAlias = Literal[
     "QUEUED", "IN_PROGRESS", "SUCCEEDED", "FAILED", "TIMED_OUT", "REJECTED", "CANCELED"
 ]
@@ -254,8 +256,8 @@ def bounded(value: Any, most_bytes: int) -> Any:
         return {"cut": str(error)}
     if len(raw) > most_bytes:
         return {"cut": f"{len(raw)} bytes; at most {most_bytes} are kept"}
-    # The only escape that jsonb refuses.
-    return orjson.loads(raw.replace(b"\\u0000", b"\\ufffd")) if b"\\u0000" in raw else value
+    text = raw.decode()
+    return orjson.loads(without_nul(text, "\\ufffd")) if holds_nul(text) else value
 
 
 def _number(value: Mapping[str, Any], name: str) -> int | None:

@@ -147,9 +147,11 @@ class Aiomqtt2:
 
     # What the session asks for
 
-    async def subscribe(self, topic_filter: str, qos: int) -> None:
+    async def subscribe(self, topic_filter: str, qos: int, *, retain_as_published: bool) -> None:
         """Subscribe to one filter."""
-        options = _subscribe_options.SubscribeOptions(qos=qos, retainAsPublished=True)
+        options = _subscribe_options.SubscribeOptions(
+            qos=qos, retainAsPublished=retain_as_published
+        )
         try:
             reasons = await self._client.subscribe(topic_filter, options=options)
         except aiomqtt.MqttError as error:

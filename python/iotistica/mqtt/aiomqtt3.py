@@ -199,10 +199,14 @@ class Aiomqtt3:
             if self._gate.is_set() and silence_s > 3 * interval_s:
                 raise Disconnected(f"the broker was silent for {silence_s:.0f} s")
 
-    async def subscribe(self, topic_filter: str, qos: int) -> None:
+    async def subscribe(self, topic_filter: str, qos: int, *, retain_as_published: bool) -> None:
         """Subscribe to one filter."""
         try:
-            await self._client.subscribe(topic_filter, max_qos=mqtt5.QoS(qos))
+            await self._client.subscribe(
+                topic_filter,
+                max_qos=mqtt5.QoS(qos),
+                retain_as_published=retain_as_published,
+            )
         except aiomqtt.NegativeAckError as error:
             raise Refused(
                 self._sentence(f"refused the subscription {topic_filter}", error)

@@ -66,7 +66,7 @@ class Engine(Protocol):
     async def open(self) -> bool:
         """Connect; whether the broker resumed a session. Raises `Disconnected`, `Refused`."""
 
-    async def subscribe(self, topic_filter: str, qos: int) -> None:
+    async def subscribe(self, topic_filter: str, qos: int, *, retain_as_published: bool) -> None:
         """Raises `Disconnected`, `Refused`."""
 
     def send(self, topic: str, payload: bytes, qos: int, retain: bool) -> int | None:
@@ -127,11 +127,16 @@ class Session:
         """Messages received and not yet acknowledged."""
         return len(self._in_flight)
 
-    async def subscribe(self, *topic_filters: str, qos: int = 1) -> None:
-        """Subscribe to each filter. Raises `Disconnected`, `Refused`."""
+    async def subscribe(
+        self, *topic_filters: str, qos: int = 1, retain_as_published: bool = True
+    ) -> None:
+        """Subscribe to each filter. Raises `Disconnected`, `Refused`.
+
+        Without `retain_as_published`, the flag of a message says that it was retained before.
+        """
         for topic_filter in topic_filters:
             self._check()
-            await self._engine.subscribe(topic_filter, qos)
+            await self._engine.subscribe(topic_filter, qos, retain_as_published=retain_as_published)
 
     async def receive(self) -> list[Message]:
         """All messages that are there, in order of arrival; waits for the first.

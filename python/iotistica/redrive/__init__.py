@@ -2,6 +2,6 @@
 
 from iotistica.redrive.explained import explained
 from iotistica.redrive.proof import Fault, Proof, Result, Totals
-from iotistica.redrive.redrive import Redrive, Step
+from iotistica.redrive.redrive import Families, Redrive, Step
 
-__all__ = ["Fault", "Proof", "Redrive", "Result", "Step", "Totals", "explained"]
+__all__ = ["Families", "Fault", "Proof", "Redrive", "Result", "Step", "Totals", "explained"]

@@ -6,17 +6,19 @@ step. A crash in between leaves letters whose rows are there; to replay them aga
 
 from __future__ import annotations
 
-import uuid
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Protocol
 
-from iotistica import dictionaries, keys, metrics
+from iotistica import keys, metrics
 from iotistica._native import Batch, Topic, parse_topic
+from iotistica.dictionaries.library import Library
 from iotistica.encoder import Encoder
-from iotistica.errors import BadRequest, StoreUnavailable
+from iotistica.errors import StoreUnavailable
+from iotistica.redrive import dictionaries
 from iotistica.redrive.proof import (
     Fault,
     Proof,
@@ -26,7 +28,6 @@ from iotistica.redrive.proof import (
     refused,
     still_bad,
     undecided,
-    whole_message,
 )
 from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
@@ -53,6 +54,16 @@ class Step:
     """Where to go on later; None at the end."""
 
 
+class Families(Protocol):
+    """Takes letters of what agents send beside telemetry, and of what is sent to them."""
+
+    def owns(self, letter: Letter) -> bool:
+        """Whether the letter is one of these."""
+
+    async def take(self, letter: Letter, *, dry_run: bool) -> Fault | None:
+        """Let it take effect, or rehearse that; why it does not pass. Raises `StoreUnavailable`."""
+
+
 class Redrive:
     """One replay, or with `dry_run` its rehearsal, which changes nothing anywhere.
 
@@ -66,15 +77,21 @@ class Redrive:
         pool: Pool,
         streams: Streams,
         executor: Executor,
+        families: Families,
         dry_run: bool,
     ) -> None:
         self._settings = settings
         self._pool = pool
         self._streams = streams
         self._executor = executor
+        self._families = families
         self._dry_run = dry_run
         self._store = ReadingStore(pool)
         self._agents = AgentStore(pool)
+        self._library = Library.of(settings, pool, streams)
+        self._dictionaries = dictionaries.DictionaryLetters(
+            settings, self._agents, self._library, dry_run=dry_run
+        )
         self._encoders: dict[str, Encoder] = {}
         self._tenants: set[str] | None = None
 
@@ -114,8 +131,11 @@ class Redrive:
                 messages = []
                 for letter in own:
                     # Dictionaries first: messages may need them.
-                    if (topic := _dictionary_of(letter)) is not None:
-                        await self._settle(done, [letter], [await self._keep(letter, topic.agent)])
+                    if (topic := _topic_of(letter)) is not None and dictionaries.is_one(topic):
+                        kept = await self._dictionaries.keep(letter, topic)
+                        await self._settle(done, [letter], [kept])
+                    elif self._families.owns(letter):
+                        await self._settle(done, [letter], [await self._give(letter)])
                     else:
                         messages.append(letter)
                 await self._try(tenant, messages, done)
@@ -200,7 +220,7 @@ class Redrive:
                 settings=self._settings,
                 executor=self._executor,
                 agents=self._agents,
-                streams=self._streams,
+                library=self._library,
             )
         return self._encoders[tenant]
 
@@ -225,31 +245,17 @@ class Redrive:
                 await self._store.upsert_latest(batch)
         return inserted if is_clear else None
 
-    async def _keep(self, letter: Letter, agent: str) -> Proof:
-        """Store a key-compaction dictionary, unless a newer one has come meanwhile."""
-        fault = None
+    async def _give(self, letter: Letter) -> Proof:
+        """Let the family decide whose letter it is."""
         try:
-            version = dictionaries.version(letter.dead.data)
-        except BadRequest as error:
-            fault = Fault(stage="bridge", reason="invalid_dictionary", detail=str(error))
-        else:
-            if not await self._is_member(agent, letter.tenant):
-                detail = f"agent {agent} is not one of tenant {letter.tenant!r}"
-                fault = Fault(stage="topic", reason="unknown_agent", detail=detail)
+            fault = await self._families.take(letter, dry_run=self._dry_run)
+        except StoreUnavailable as error:
+            if not is_too_slow(error.__cause__ or error):
+                raise
+            return undecided(letter, str(error))
         if fault is not None:
             return still_bad(letter, fault)
-        known = await self._streams.dictionary(agent)
-        if not self._dry_run and (known is None or known[0] < version):
-            await self._streams.put_dictionary(agent, letter.dead.data)
-        counts = whole_message(agent)
-        return Proof(id=letter.id, tenant=letter.tenant, agent=agent, counts=counts)
-
-    async def _is_member(self, agent: str, tenant: str) -> bool:
-        try:
-            uuids = [str(uuid.UUID(agent))]
-        except ValueError:
-            return False
-        return uuids == await self._agents.agents_of(tenant, uuids)
+        return Proof(id=letter.id, tenant=letter.tenant, agent=letter.dead.agent)
 
     async def _settle(
         self, done: list[Proof], letters: Sequence[Letter], proofs: Sequence[Proof]
@@ -280,13 +286,6 @@ def _topic_of(letter: Letter) -> Topic | None:
         return parse_topic(topic if isinstance(topic, str) else topic.decode())
     except ValueError:  # InvalidTopic, and bytes that are not UTF-8
         return None
-
-
-def _dictionary_of(letter: Letter) -> Topic | None:
-    """Topic of a letter that holds a dictionary."""
-    topic = _topic_of(letter)
-    is_one = topic is not None and (topic.kind, topic.rest) == ("meta", "dictionary")
-    return topic if is_one else None
 
 
 def _homeless(letter: Letter) -> Fault:

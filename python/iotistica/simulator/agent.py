@@ -22,6 +22,8 @@ from iotistica.simulator.series import Series
 
 _DAY_US = 86_400_000_000
 _LONGEST_STEP_US = 5_000_000
+_LESSON_MESSAGES = 10
+"""An agent that learns does so after so many messages of its own."""
 _BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -86,7 +88,9 @@ class Agent:
         rng = random.Random(f"{plan.seed}/{index}")  # noqa: S311 - a simulation
         self._plan, self._rng = plan, rng
         self._clock = Clock(time.time_ns() // 1000)
-        self._payloads = Payloads(uuid, Series(uuid, index), plan.readings, rng)
+        self._payloads = Payloads(
+            uuid, Series(uuid, index), plan.readings, rng, learning=plan.learning
+        )
         self._topic = format_topic(
             tenant, uuid, f"endpoints/{self._payloads.series.protocol.topic}"
         )
@@ -146,15 +150,17 @@ class Agent:
             for message in tuple(self._unsettled):
                 await publisher.publish(self._topic, message, self._settle)
             if not self._stopping:
-                producer = self._producer = group.create_task(self._produce(publisher, due))
+                producer = self._producer = group.create_task(self._produce(link, publisher, due))
                 if self._reports is not None:
                     reporting = group.create_task(self._reports.publish(link))
                     producer.add_done_callback(lambda _: reporting.cancel())
 
-    async def _produce(self, publisher: _Publisher, due: Due) -> None:
+    async def _produce(self, link: Link, publisher: _Publisher, due: Due) -> None:
         while (delay := due(self.index, self._made)) is not None:
             if delay > 0:
                 await asyncio.sleep(delay)
+            if self._made % _LESSON_MESSAGES == _LESSON_MESSAGES - 1:
+                await self._learn(link)
             messages = self._next()
             # Noted before anything can fail, so that whatever was made is published.
             self._unsettled.update(dict.fromkeys(messages))
@@ -164,6 +170,11 @@ class Agent:
             echo = self._echoes.popleft()
             self._unsettled[echo] = None
             await publisher.publish(self._topic, echo, self._settle)
+
+    async def _learn(self, link: Link) -> None:
+        """Extend the dictionary; the next session tells it whole where this one ends before."""
+        if self._plan.form in COMPACTED and (delta := self._payloads.dictionary.learn()):
+            await link.publish(f"{self._dictionary_topic}/delta", delta)
 
     def _settle(self, message: Message) -> None:
         del self._unsettled[message]

@@ -55,11 +55,19 @@ def widths(readings: int) -> list[int]:
 class Payloads:
     """Makes the payloads of one agent; pure but for the random part of message ids."""
 
-    def __init__(self, agent: str, series: Series, readings: int, rng: random.Random) -> None:
+    def __init__(
+        self,
+        agent: str,
+        series: Series,
+        readings: int,
+        rng: random.Random,
+        *,
+        learning: bool = False,
+    ) -> None:
         self.agent = agent
         self.series = series
         self.widths = widths(readings)
-        self.dictionary = Dictionary(series.protocol)
+        self.dictionary = Dictionary(series.protocol, learning=learning)
         self._rng = rng
         protocol = series.protocol
         self._qualities = {

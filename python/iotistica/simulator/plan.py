@@ -51,6 +51,8 @@ class Plan:
     late: float = 0.0
     late_days: int = 7
     """How far back late messages reach, at the most."""
+    learning: bool = False
+    """Whether agents that compact begin with a short dictionary and extend it as they go."""
     seed: str = "0"
     outstanding: int = 32
     """Messages an agent may have published and not yet seen acknowledged."""

@@ -37,7 +37,6 @@ class Kind(enum.StrEnum):
     LIVE = "live"
     BACKFILL = "backfill"
     LETTERS = "letters"
-    DICTIONARY = "dictionary"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

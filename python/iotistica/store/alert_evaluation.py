@@ -27,6 +27,7 @@ from iotistica.alerting.decision import (
     decide,
 )
 from iotistica.alerting.rule import Band, Rate, is_pattern, kind_of, read_condition
+from iotistica.store.alert_members import Members, members
 from iotistica.store.pool import Connection, Pool, unavailable
 from iotistica.store.webhooks import Notice, announce
 
@@ -42,7 +43,7 @@ GROUP BY tenant_id ORDER BY min(next_at)
 # To compile these queries takes longer than to run them.
 _NO_JIT = "SET LOCAL jit = off"
 _DUE_RULES = """
-SELECT id, name, metric, condition, severity, labels, for_s, clear_for_s, max_age_s
+SELECT id, name, metric, condition, severity, labels, for_s, clear_for_s, max_age_s, tags, group_id
 FROM alert_rules
 WHERE tenant_id = $1 AND enabled AND next_at <= $2
 ORDER BY next_at, id LIMIT $3
@@ -70,6 +71,7 @@ GROUP BY 1, 2, 3, 4
 _COVERS = """
     (rule.agents IS NULL OR series.agent_uuid = ANY (rule.agents))
 AND (rule.fleet_uuid IS NULL OR series.fleet_uuid = rule.fleet_uuid)
+AND (watched.selector IS NULL OR watched.selector = ANY (series.selectors))
 """
 # Metrics that patterns mean. A tenant has few, and comparing each series with each pattern would
 # take seconds for a large fleet.
@@ -82,20 +84,28 @@ FROM (
 ) AS name
 JOIN alert_rules AS rule ON rule.id = ANY ($1) AND name.metric_name LIKE rule.metric_like
 """
-# $1 is the rules, $2 the time, $3 the tenant, $4 and $5 pairs of rule and metric. In steps, each
-# of which the planner knows the size of: it would begin with rules and agents otherwise.
+# $1 is the rules, $2 the time, $3 the tenant; $4 to $6 are a rule, a metric that it means and the
+# selector that it has; $7 and $8 a selector and an agent that it means. In steps, each of which the
+# planner knows the size of: it would begin with rules and agents otherwise.
 _WATCHED = """
-WITH series AS MATERIALIZED (
+WITH member AS MATERIALIZED (
+    SELECT agent_uuid, array_agg(selector) AS selectors
+    FROM unnest($7::integer[], $8::uuid[]) AS member (selector, agent_uuid)
+    GROUP BY agent_uuid
+), series AS MATERIALIZED (
     SELECT latest.agent_uuid, latest.device_name, latest.metric_name, latest.value, latest.time,
-           latest.updated_at, agent.fleet_uuid
+           latest.updated_at, agent.fleet_uuid, member.selectors
     FROM agents AS agent JOIN readings_latest AS latest ON latest.agent_uuid = agent.uuid
+    LEFT JOIN member ON member.agent_uuid = agent.uuid
     WHERE agent.tenant_id = $3 AND latest.metric_name = ANY ($5::text[])
 )
 """
+_RULES = (
+    "unnest($4::bigint[], $5::text[], $6::integer[]) AS watched (rule_id, metric_name, selector)"
+)
 _SERIES = f"""
 FROM series AS latest
-JOIN unnest($4::bigint[], $5::text[]) AS watched (rule_id, metric_name)
-  ON watched.metric_name = latest.metric_name
+JOIN {_RULES} ON watched.metric_name = latest.metric_name
 JOIN alert_rules AS rule ON rule.id = watched.rule_id AND {_COVERS.replace("series.", "latest.")}
 """
 # Within an OR this is a table of hashes, whatever the planner thinks of the number of alerts.
@@ -173,8 +183,12 @@ WHERE {_STANDING_SERIES} OR silence.value > rule.high
 UNION ALL
 SELECT rule.id, agent.uuid::text, '', '', silence.value, $2::timestamptz, NULL
 FROM agents AS agent
-CROSS JOIN LATERAL (SELECT agent.uuid AS agent_uuid, agent.fleet_uuid) AS series
-JOIN alert_rules AS rule ON rule.id = ANY ($1) AND rule.metric IS NULL AND {_COVERS}
+LEFT JOIN member ON member.agent_uuid = agent.uuid
+CROSS JOIN LATERAL (
+    SELECT agent.uuid AS agent_uuid, agent.fleet_uuid, member.selectors
+) AS series
+JOIN {_RULES} ON watched.metric_name IS NULL
+JOIN alert_rules AS rule ON rule.id = watched.rule_id AND {_COVERS}
 CROSS JOIN LATERAL (
     SELECT extract(epoch FROM $2::timestamptz - coalesce(
         (SELECT max(updated_at) FROM readings_latest WHERE agent_uuid = agent.uuid),
@@ -265,7 +279,8 @@ class AlertEvaluation:
                     return []
                 await connection.execute(_NO_JIT)
                 rules = {row["id"]: _rule(row) for row in rows}
-                changes = await _changes(connection, tenant, rules, now)
+                who = await members(connection, tenant, rows)
+                changes = await _changes(connection, tenant, rules, who, now)
                 notices = await _apply(connection, tenant, changes, now)
                 await announce(connection, notices)
                 await connection.execute(_DONE, list(rules), now)
@@ -273,7 +288,7 @@ class AlertEvaluation:
 
 
 async def _changes(
-    connection: Connection, tenant: str, rules: Mapping[int, _Rule], now: datetime
+    connection: Connection, tenant: str, rules: Mapping[int, _Rule], who: Members, now: datetime
 ) -> _Changes:
     by_kind: dict[str, list[int]] = defaultdict(list)
     for rule in rules.values():
@@ -282,7 +297,13 @@ async def _changes(
     pairs = await _pairs(connection, tenant, rules)
     for kind, ids in by_kind.items():
         meant = [pair for pair in pairs if pair[0] in ids]
-        columns = ([rule for rule, _ in meant], [metric for _, metric in meant])
+        columns = (
+            [rule for rule, _ in meant],
+            [metric for _, metric in meant],
+            [who.selector_of.get(rule) for rule, _ in meant],
+            who.selectors,
+            who.agents,
+        )
         for row in await connection.fetch(_QUERIES[kind], ids, now, tenant, *columns):
             seen[_series(row)] = Seen(row["value"], row["at"], row["since"])
     standing = {_series(row): row for row in await connection.fetch(_STANDING, list(rules))}
@@ -303,11 +324,10 @@ async def _changes(
 
 async def _pairs(
     connection: Connection, tenant: str, rules: Mapping[int, _Rule]
-) -> list[tuple[int, str]]:
-    """Each rule with the metrics that it means."""
-    named = {one.id: one.metric for one in rules.values() if one.metric is not None}
-    exact = [(rule, metric) for rule, metric in named.items() if not is_pattern(metric)]
-    patterns = [rule for rule, metric in named.items() if is_pattern(metric)]
+) -> list[tuple[int, str | None]]:
+    """Each rule with the metrics that it means; None is the agent as a whole."""
+    patterns = [one.id for one in rules.values() if is_pattern(one.metric or "")]
+    exact = [(one.id, one.metric) for one in rules.values() if not is_pattern(one.metric or "")]
     if not patterns:
         return exact
     found = await connection.fetch(_MATCHED, patterns, tenant)

@@ -29,8 +29,9 @@ MOST_RULES = 1000
 """Of one tenant."""
 
 _COLUMNS = """
-    id, name, description, metric, agents::text[] AS agents, fleet_uuid::text, condition, severity,
-    labels, enabled, interval_s, clear_for_s, max_age_s, created_at, modified_at, evaluated_at
+    id, name, description, metric, agents::text[] AS agents, fleet_uuid::text, tags, group_id::text,
+    condition, severity, labels, enabled, interval_s, clear_for_s, max_age_s, created_at,
+    modified_at, evaluated_at
 """
 _LIST = f"""
 SELECT {_COLUMNS}, (SELECT count(*) FROM alerts WHERE rule_id = alert_rules.id
@@ -59,20 +60,24 @@ SELECT agent::text FROM unnest($2::uuid[]) AS named (agent)
 WHERE NOT EXISTS (SELECT FROM agents WHERE tenant_id = $1 AND uuid = agent)
 ORDER BY agent LIMIT 1
 """
+# Locked until the rule is there, or the group could go in between.
+_GROUP = "SELECT true FROM groups WHERE tenant_id = $1 AND id = $2 FOR KEY SHARE"
 _ADD = """
 INSERT INTO alert_rules
-    (tenant_id, name, description, metric, metric_like, agents, fleet_uuid, condition, kind,
-     operator, low, high, per_s, window_s, for_s, clear_for_s, max_age_s, severity, labels,
-     enabled, interval_s)
+    (tenant_id, name, description, metric, metric_like, agents, fleet_uuid, tags, group_id,
+     condition, kind, operator, low, high, per_s, window_s, for_s, clear_for_s, max_age_s, severity,
+     labels, enabled, interval_s)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
-        $21)
+        $21, $22, $23)
 RETURNING id
 """
 _CHANGE = """
 UPDATE alert_rules
-SET (name, description, metric, metric_like, agents, fleet_uuid, condition, kind, operator, low,
-     high, per_s, window_s, for_s, clear_for_s, max_age_s, severity, labels, enabled, interval_s)
-  = ($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22),
+SET (name, description, metric, metric_like, agents, fleet_uuid, tags, group_id, condition, kind,
+     operator, low, high, per_s, window_s, for_s, clear_for_s, max_age_s, severity, labels, enabled,
+     interval_s)
+  = ($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+     $23, $24),
     modified_at = now(), next_at = now()
 WHERE tenant_id = $1 AND id = $2
 """
@@ -105,7 +110,7 @@ class AlertRuleStore:
             return await _get(self._pool, tenant, rule)
 
     async def add(self, origin: Origin, body: RuleBody) -> dict[str, Any]:
-        """Make a rule. Raises `Conflict`, `BadRequest` for an agent that does not exist."""
+        """Make a rule. Raises `Conflict`, `BadRequest` for an agent or group that is not there."""
         with unavailable("make an alert rule"):
             async with self._pool.acquire() as connection, connection.transaction():
                 if await connection.fetchval(_COUNT, origin.tenant) >= MOST_RULES:
@@ -175,6 +180,9 @@ async def _check_agents(connection: Connection, tenant: str, body: RuleBody) -> 
     stranger = await connection.fetchval(_STRANGERS, tenant, body.agents or [])
     if stranger is not None:
         raise BadRequest(f"field agents: agent {stranger} does not exist")
+    group = body.group_id
+    if group is not None and not await connection.fetchval(_GROUP, tenant, group):
+        raise BadRequest(f"field group_id: group {group} does not exist")
 
 
 async def _note(
@@ -214,6 +222,8 @@ def _row(body: RuleBody) -> tuple[Any, ...]:
         None if body.metric is None else as_like(body.metric),
         body.agents,
         body.fleet_uuid,
+        None if body.tags is None else orjson.dumps(body.tags).decode(),
+        body.group_id,
         msgspec.json.encode(condition).decode(),
         kind_of(condition),
         band.operator,
@@ -234,7 +244,9 @@ def _row(body: RuleBody) -> tuple[Any, ...]:
 def _decoded(row: asyncpg.Record) -> dict[str, Any]:
     condition = msgspec.to_builtins(read_condition(row["condition"]))
     given = {name: one for name, one in condition.items() if one is not None}
-    return {**dict(row), "condition": given, "labels": orjson.loads(row["labels"])}
+    tags = None if row["tags"] is None else orjson.loads(row["tags"])
+    labels = orjson.loads(row["labels"])
+    return {**dict(row), "condition": given, "tags": tags, "labels": labels}
 
 
 def _shown(rule: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from iotistica.errors import Conflict, NotFound
 from iotistica.store import journal
 from iotistica.store.incidents import who
 from iotistica.store.journal import Entry, Origin
-from iotistica.store.pool import Pool, affected, unavailable
+from iotistica.store.pool import Pool, unavailable
 from iotistica.store.webhooks import Notice, announce
 
 _COLUMNS = """
@@ -40,12 +40,6 @@ UPDATE alerts SET status = 'acknowledged', acknowledged_at = now(), acknowledged
 WHERE tenant_id = $1 AND id = $2
 """
 _MANY = f"SELECT tenant_id, {_COLUMNS} FROM alerts WHERE id = ANY ($1)"  # noqa: S608
-_FORGET = """
-DELETE FROM alerts WHERE id IN (
-    SELECT id FROM alerts
-    WHERE status = 'resolved' AND resolved_at < now() - $1::float8 * interval '1 day' LIMIT 5000
-)
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,12 +109,6 @@ class AlertStore:
                     )
                     await journal.record(connection, origin, entry)
                 return _there(await connection.fetchrow(_GET, *key), alert)
-
-    async def forget(self, *, older_than_days: float) -> int:
-        """Remove what was resolved long ago; how many."""
-        with unavailable("forget old alerts"):
-            status = await self._pool.execute(_FORGET, older_than_days)
-        return affected(status)
 
 
 def _decoded(row: asyncpg.Record) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import orjson
 
 from iotistica.anomalies.event import Anomaly
 from iotistica.anomalies.incident import HOUR_MS, Alert, Incident, Occurrence, place
-from iotistica.store.pool import Connection, Pool, affected, unavailable
+from iotistica.store.pool import Connection, Pool, unavailable
 from iotistica.store.webhooks import announce_anomalies
 
 # Always in the same order, so that two batches never wait for each other in a circle.
@@ -123,19 +123,6 @@ FROM jsonb_to_recordset($1::jsonb) AS new (
     severity text, previous text, message text, observed_value double precision)
 RETURNING alert_id
 """
-_FORGET_EVENTS = """
-DELETE FROM anomaly_events WHERE id IN (
-    SELECT id FROM anomaly_events WHERE received_at < now() - $1::float8 * interval '1 day'
-    LIMIT $2
-)
-"""
-_FORGET_INCIDENTS = """
-DELETE FROM anomaly_incidents WHERE incident_id IN (
-    SELECT incident_id FROM anomaly_incidents
-    WHERE last_seen < now() - $1::float8 * interval '1 day' LIMIT $2
-)
-"""
-_AT_ONCE = 5000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -205,19 +192,6 @@ class AnomalyStore:
         with unavailable("store anomalies"):
             async with self._pool.acquire() as connection, connection.transaction():
                 await _keep(connection, events)
-
-    async def forget(self, *, older_than_days: float) -> int:
-        """Remove what is old; how many rows."""
-        removed = 0
-        with unavailable("forget old anomalies"):
-            for statement in (_FORGET_EVENTS, _FORGET_INCIDENTS):
-                while True:
-                    status = await self._pool.execute(statement, older_than_days, _AT_ONCE)
-                    count = affected(status)
-                    removed += count
-                    if count < _AT_ONCE:
-                        break
-        return removed
 
 
 async def _keep(connection: Connection, events: Sequence[Found]) -> None:

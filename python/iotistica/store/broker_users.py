@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from iotistica.store.pool import Connection, Pool, unavailable
@@ -18,6 +19,7 @@ SET tenant_id = excluded.tenant_id, agent_uuid = excluded.agent_uuid,
                          THEN excluded.password_hash ELSE known.password_hash END,
     password_salt = CASE WHEN known.deleted OR known.password_salt IS NULL
                          THEN excluded.password_salt ELSE known.password_salt END,
+    password_sealed = NULL,
     deleted = false, is_active = true, revision = known.revision + 1, updated_at = now()
 RETURNING password_salt
 """
@@ -41,16 +43,17 @@ SET deleted = true, is_active = false, agent_uuid = NULL, revision = revision + 
 WHERE agent_uuid = ANY ($1::uuid[]) AND tenant_id = $2
 """
 _COLUMNS = """
-SELECT u.id, u.username, u.password_salt, u.revision, u.is_active, u.deleted,
+SELECT u.id, u.username, u.password_salt, u.password_sealed, u.revision, u.is_active, u.deleted,
        array(SELECT a.topic FROM mqtt_acls AS a WHERE a.username = u.username ORDER BY a.id)
            AS topics,
        array(SELECT a.access FROM mqtt_acls AS a WHERE a.username = u.username ORDER BY a.id)
            AS accesses
 FROM mqtt_users AS u
-WHERE u.id > $1 AND ($2::text IS NULL OR u.username = $2)
 """
-_EVERYONE = f"{_COLUMNS} ORDER BY u.id LIMIT $3"
-_UNTOLD = f"{_COLUMNS} AND u.revision <> u.told ORDER BY u.id LIMIT $3"
+_ONE = f"{_COLUMNS} WHERE u.username = $1 AND NOT u.deleted"
+_SOME = f"{_COLUMNS} WHERE u.id > $1 AND ($2::text IS NULL OR u.username = $2)"
+_EVERYONE = f"{_SOME} ORDER BY u.id LIMIT $3"
+_UNTOLD = f"{_SOME} AND u.revision <> u.told ORDER BY u.id LIMIT $3"
 # Only what was told: the row may have changed meanwhile.
 _TOLD = """
 UPDATE mqtt_users AS known SET told = t.revision
@@ -73,7 +76,9 @@ class BrokerUser:
     id: int
     username: str
     password_salt: bytes | None
-    """None where the password is not of our making, and so cannot be told again."""
+    """Of a password that we made."""
+    password_sealed: bytes | None
+    """One that somebody chose. Where there is neither, it is kept by whoever set it."""
     revision: int
     is_active: bool
     rules: Sequence[tuple[str, int]]
@@ -98,17 +103,15 @@ class BrokerUserStore:
         with unavailable("list the users of the broker"):
             query = _EVERYONE if everyone else _UNTOLD
             rows = await self._pool.fetch(query, after, username, most)
-        return [
-            BrokerUser(
-                id=row["id"],
-                username=row["username"],
-                password_salt=row["password_salt"],
-                revision=row["revision"],
-                is_active=row["is_active"] and not row["deleted"],
-                rules=list(zip(row["topics"], row["accesses"], strict=True)),
-            )
-            for row in rows
-        ]
+        return [_user(row) for row in rows]
+
+    async def get(self, username: str) -> BrokerUser | None:
+        """What the broker should know of a user, of whichever tenant; None of nobody."""
+        if "\0" in username:
+            return None
+        with unavailable("look up a user of the broker"):
+            row = await self._pool.fetchrow(_ONE, username)
+        return None if row is None else _user(row)
 
     async def told(self, users: Sequence[BrokerUser]) -> None:
         """Note that the broker knows; users that are gone are forgotten."""
@@ -147,3 +150,15 @@ async def remove_agent_users(
     """Remove the users of agents; the rows stay until the broker knows."""
     await connection.execute(_REMOVE_RULES, agents, tenant)
     await connection.execute(_REMOVE, agents, tenant)
+
+
+def _user(row: Any) -> BrokerUser:
+    return BrokerUser(
+        id=row["id"],
+        username=row["username"],
+        password_salt=row["password_salt"],
+        password_sealed=row["password_sealed"],
+        revision=row["revision"],
+        is_active=row["is_active"] and not row["deleted"],
+        rules=list(zip(row["topics"], row["accesses"], strict=True)),
+    )

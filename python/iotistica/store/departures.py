@@ -15,9 +15,6 @@ WHERE departed_at > coalesce($1::timestamptz, now()) - $2::interval
 UNION ALL
 SELECT NULL, NULL, now()
 """
-_PRUNE = "DELETE FROM agent_departures WHERE departed_at < now() - interval '7 days'"
-_PRUNE_KEY_CHANGES = "DELETE FROM agent_key_changes WHERE changed_at < now() - interval '7 days'"
-_PRUNE_ATTEMPTS = "DELETE FROM provisioning_attempts WHERE created_at < now() - interval '90 days'"
 
 
 class Departures:
@@ -37,11 +34,3 @@ class Departures:
             if row["tenant_id"] is not None:
                 found.setdefault(row["tenant_id"], []).append(row["agent_uuid"])
         return found
-
-
-async def prune(pool: Pool) -> None:
-    """Forget departures and attempts that are old. Raises `StoreUnavailable`."""
-    with unavailable("forget what is old"):
-        await pool.execute(_PRUNE)
-        await pool.execute(_PRUNE_KEY_CHANGES)
-        await pool.execute(_PRUNE_ATTEMPTS)

@@ -16,6 +16,11 @@ def json_text(value: Any) -> str:
     return without_nul(orjson.dumps(value).decode())
 
 
-def without_nul(text: str) -> str:
-    """JSON without NUL."""
-    return _NUL.sub(r"\1", text) if "\\u0000" in text else text
+def without_nul(text: str, instead: str = "") -> str:
+    """JSON without NUL; `instead` is JSON that takes its place."""
+    return _NUL.sub(lambda found: found[1] + instead, text) if "\\u0000" in text else text
+
+
+def holds_nul(text: str) -> bool:
+    """Whether JSON holds NUL."""
+    return "\\u0000" in text and _NUL.search(text) is not None

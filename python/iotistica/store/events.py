@@ -9,10 +9,11 @@ from typing import Any
 
 from iotistica.store.documents import json_text
 from iotistica.store.pool import Connection, Pool, unavailable
+from iotistica.store.turn import turn
 
 UPDATE_TIMEOUT_MINUTES = 30
 
-_LOCK = 0x75706474  # "updt"
+_TURN = "updates"
 _OPEN = "('pending', 'acknowledged', 'scheduled', 'in_progress')"
 
 # Gives those that were not there before.
@@ -56,9 +57,9 @@ UPDATE agents SET agent_version = $2
 WHERE uuid = $1::text::uuid AND agent_version IS DISTINCT FROM $2
 """
 _EXPIRE = f"""
-WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock($1) AS is_ours), expired AS (
+WITH expired AS (
     UPDATE agent_updates SET status = 'timed_out', completed_at = now()
-    FROM turn WHERE is_ours AND status IN {_OPEN} AND timeout_at < now()
+    WHERE status IN {_OPEN} AND timeout_at < now()
     RETURNING id, agent_uuid, target_version
 )
 INSERT INTO agent_events (tenant_id, agent_uuid, source, type, time, data)
@@ -67,16 +68,6 @@ SELECT tenant_id, agent_uuid, 'agent', 'update_timed_out', now(),
 FROM expired JOIN agents ON agents.uuid = agent_uuid
 RETURNING agent_uuid
 """  # noqa: S608 (constants only)
-_FORGET = """
-DELETE FROM agent_events
-WHERE ctid = ANY (ARRAY(SELECT ctid FROM agent_events
-                        WHERE time < now() - make_interval(days => $1) LIMIT 10000))
-"""
-_FORGET_HEALTH = """
-DELETE FROM endpoint_health
-WHERE ctid = ANY (ARRAY(SELECT ctid FROM endpoint_health
-                        WHERE time < now() - make_interval(days => $1) LIMIT 10000))
-"""
 _ORDER = (
     *("pending", "acknowledged", "scheduled", "in_progress"),
     *("succeeded", "failed", "rejected", "timed_out"),
@@ -150,13 +141,8 @@ class EventStore:
     async def expire_updates(self) -> int:
         """Give up updates whose time is over; how many. By one process at a time."""
         with unavailable("look after updates"):
-            return len(await self._pool.fetch(_EXPIRE, _LOCK))
-
-    async def forget(self, *, days: int) -> None:
-        """Delete some of the events that are older, and of what was said of endpoints."""
-        with unavailable("delete old events"):
-            await self._pool.execute(_FORGET, days)
-            await self._pool.execute(_FORGET_HEALTH, days)
+            async with turn(self._pool, _TURN) as connection:
+                return 0 if connection is None else len(await connection.fetch(_EXPIRE))
 
 
 async def _move(connection: Connection, step: Step, *, begins: bool) -> None:

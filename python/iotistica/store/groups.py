@@ -13,7 +13,7 @@ from iotistica.errors import Conflict, NotFound
 from iotistica.selection import AgentFilter
 from iotistica.store import journal
 from iotistica.store.journal import Entry, Origin
-from iotistica.store.pool import DuplicateKey, Pool, Row, unavailable
+from iotistica.store.pool import DuplicateKey, MissingReference, Pool, Row, unavailable
 
 _LIST = """
 SELECT id::text, name, description, filter, created_at, modified_at
@@ -112,10 +112,14 @@ class GroupStore:
                 await journal.record(connection, origin, entry)
 
     async def remove(self, origin: Origin, group: UUID) -> None:
-        """Forget a filter. Raises `NotFound`."""
+        """Forget a filter. Raises `NotFound`, `Conflict` where alert rules are about the group."""
         with unavailable("remove a group"):
             async with self._pool.acquire() as connection, connection.transaction():
-                name = await connection.fetchval(_REMOVE, origin.tenant, group)
+                try:
+                    name = await connection.fetchval(_REMOVE, origin.tenant, group)
+                except MissingReference:
+                    rule = "alert rules are about it, which would then be about every agent"
+                    raise Conflict(f"group {group} stays: {rule}") from None
                 if name is None:
                     raise _missing(group)
                 entry = Entry(

@@ -138,10 +138,10 @@ class Loss:
     unseen_estimate: int
     """How many came between the snapshot and the detection, at the rate before. Of those, what was
     not stored yet is lost as well."""
-    acknowledged_at: datetime | None = None
+    acknowledged_at: datetime | None
     """When somebody said that they know of it; `acknowledged_by` whom, `acknowledgment` why."""
-    acknowledged_by: str | None = None
-    acknowledgment: str | None = None
+    acknowledged_by: str | None
+    acknowledgment: str | None
 
 
 @dataclass(frozen=True, slots=True)

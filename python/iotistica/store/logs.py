@@ -13,7 +13,6 @@ import asyncpg
 from iotistica.store.documents import json_text
 from iotistica.store.pool import Pool, unavailable
 
-_LOCK = 0x6C6F6773  # "logs"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _MAKE_DAYS = "SELECT agent_logs_make_days($1)"
@@ -58,10 +57,6 @@ INSERT INTO agent_log_drops (agent_uuid, reported_at, summary, digest)
 SELECT $1, $2, summary, digest
 FROM unnest($3::text[]::jsonb[], $4::bytea[]) AS new (summary, digest)
 ON CONFLICT DO NOTHING
-"""
-_FORGET = """
-SELECT agent_logs_drop_days($2) FROM (SELECT pg_try_advisory_xact_lock($1) AS ours) AS turn
-WHERE ours
 """
 
 
@@ -165,9 +160,3 @@ class LogStore:
         texts, digests = [text for text, _ in summaries], [digest for _, digest in summaries]
         with unavailable("note dropped logs"):
             await self._pool.execute(_DROPPED, agent, reported_at, texts, digests)
-
-    async def forget(self, *, days: int) -> None:
-        """Remove the lines of days that are older. By one process at a time."""
-        first_kept = (datetime.now(UTC) - _EPOCH).days - days
-        with unavailable("remove old logs"):
-            await self._pool.execute(_FORGET, _LOCK, first_kept)

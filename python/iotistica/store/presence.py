@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 
 from iotistica.store.pool import Pool, unavailable
+from iotistica.store.turn import turn
 
-_LOCK = 0x70726573  # "pres"
+_TURN = "presence"
 
 # Rows are locked in the order of their agents, as every writer of many agents does; what another
 # process wrote meanwhile is then seen, so a change is told once. News from long ago says when an
@@ -36,18 +37,15 @@ RETURNING tenant_id, agent_uuid::text, true AS online, time
 
 # Silence counts from when somebody began to watch: a platform that was away heard nobody.
 _CHECK = """
-WITH turn AS MATERIALIZED (
-    SELECT pg_try_advisory_xact_lock($1) AS is_ours
-), watch AS (
-    INSERT INTO presence_watch AS kept (since, checked_at)
-    SELECT now(), now() FROM turn WHERE is_ours
+WITH watch AS (
+    INSERT INTO presence_watch AS kept (since, checked_at) VALUES (now(), now())
     ON CONFLICT (one) DO UPDATE
-    SET since = CASE WHEN kept.checked_at < now() - $3::interval THEN now() ELSE kept.since END,
+    SET since = CASE WHEN kept.checked_at < now() - $2::interval THEN now() ELSE kept.since END,
         checked_at = now()
     RETURNING since
 ), silent AS (
     SELECT uuid, tenant_id, last_seen_at FROM agents, watch
-    WHERE is_online AND greatest(last_seen_at, since) < now() - $2::interval
+    WHERE is_online AND greatest(last_seen_at, since) < now() - $1::interval
     ORDER BY uuid FOR NO KEY UPDATE OF agents SKIP LOCKED
 ), updated AS (
     UPDATE agents SET is_online = false, last_connectivity_event = now()
@@ -114,7 +112,10 @@ class PresenceStore:
         """
         gap = timedelta(seconds=gap_s)
         with unavailable("look who is silent"):
-            return _changes(await self._pool.fetch(_CHECK, _LOCK, self._offline_after, gap))
+            async with turn(self._pool, _TURN) as connection:
+                if connection is None:
+                    return []
+                return _changes(await connection.fetch(_CHECK, self._offline_after, gap))
 
     async def watch(self, *, gap_s: float) -> asyncpg.Record | None:
         """Since when somebody watches without a gap, when they looked last, and whether they do;

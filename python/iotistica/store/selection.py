@@ -10,6 +10,7 @@ import orjson
 
 from iotistica.errors import BadRequest
 from iotistica.selection import AgentFilter, FieldTest
+from iotistica.store.documents import holds_nul
 
 _MAX_DEPTH = 5
 
@@ -131,7 +132,7 @@ class Condition:
 
 def _json(test: FieldTest) -> str:
     text = orjson.dumps(test.value).decode()
-    if "\\u0000" in text:
+    if holds_nul(text):
         raise BadRequest(f"the value for {test.path[:64]} holds a NUL, which no field can hold")
     return text
 

@@ -38,12 +38,29 @@ async def trial(pool: Pool) -> AsyncIterator[Trial]:
         await (transaction.commit() if one.kept else transaction.rollback())
 
 
+@asynccontextmanager
+async def rehearsal(pool: Pool) -> AsyncIterator[Pool]:
+    """In the place of a pool: all work is one transaction, which is rolled back.
+
+    Raises what asyncpg raises.
+    """
+    async with pool.acquire() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            yield cast(Pool, _Held(connection))
+        finally:
+            await transaction.rollback()
+
+
 class _Held:
     """In the place of a pool: all statements on one connection, so in its transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.execute = connection.execute
+        self.fetch = connection.fetch
+        self.fetchrow = connection.fetchrow
         self.fetchval = connection.fetchval
 
     def acquire(self, *, timeout: float | None = None) -> AbstractAsyncContextManager[Any]:

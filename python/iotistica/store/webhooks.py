@@ -14,7 +14,7 @@ import orjson
 from iotistica.errors import Conflict, NotFound
 from iotistica.store import journal
 from iotistica.store.journal import Entry, Origin
-from iotistica.store.pool import Connection, DuplicateKey, Pool, affected, unavailable
+from iotistica.store.pool import Connection, DuplicateKey, Pool, unavailable
 
 MOST_WEBHOOKS = 50
 """Of one tenant."""
@@ -120,12 +120,6 @@ UPDATE alert_deliveries
 SET status = 'pending', attempts = 0, next_at = now(), finished_at = NULL
 WHERE tenant_id = $1 AND webhook_id = $2 AND id = $3 AND status = 'dead'
 RETURNING id
-"""
-_FORGET = """
-DELETE FROM alert_deliveries WHERE id IN (
-    SELECT id FROM alert_deliveries
-    WHERE status <> 'pending' AND finished_at < now() - $1::float8 * interval '1 day' LIMIT 5000
-)
 """
 
 
@@ -331,12 +325,6 @@ class DeliveryStore:
                 if await connection.fetchval(_AGAIN, origin.tenant, webhook, delivery) is None:
                     raise NotFound(f"delivery {delivery} does not exist, or is not dead")
                 await _note(connection, origin, webhook, "retried", after={"delivery": delivery})
-
-    async def forget(self, *, older_than_days: float) -> int:
-        """Remove what was finished long ago; how many."""
-        with unavailable("forget old deliveries"):
-            status = await self._pool.execute(_FORGET, older_than_days)
-        return affected(status)
 
 
 async def _note(

@@ -42,7 +42,7 @@ class InFlight:
     messages: dict[str, int] = field(default_factory=dict)
     """They were there when the count began."""
     added: dict[str, int] = field(default_factory=dict)
-    """Came into the backfill stream during the count, some of them from the live one."""
+    """Came into a stream during the count, some of them from another one."""
     oldest_ms: dict[str, int] = field(default_factory=dict)
     """Reception of the oldest."""
     foreign: int = 0
@@ -129,19 +129,24 @@ class Ledger:
     async def in_flight(self, tenant: str) -> InFlight:
         """Count the messages in the streams, without their payloads leaving Redis.
 
-        Nothing that is there at the beginning and does not leave is missed: what moves from the
-        live to the backfill stream is found again in `added`.
+        Nothing that is there at the beginning and does not leave is missed: what moves from one
+        stream to another is found again in `added`.
         """
         live, backfill = (keys.ingestion_stream(tenant, feed) for feed in Feed)
-        entries, live_end = await self._eval(_LAST_ID, live)
-        more, backfill_end = await self._eval(_LAST_ID, backfill)
-        found = InFlight(entries=entries + more)
+        parked = keys.parked_stream(tenant)
+        found, ends = InFlight(), {}
+        for stream in (parked, backfill, live):
+            entries, ends[stream] = await self._eval(_LAST_ID, stream)
+            found.entries += entries
         if found.entries > MOST_ENTRIES:
             found.is_counted = False
             return found
-        await self._count(backfill, b"-", backfill_end, found, found.messages)
-        await self._count(live, b"-", live_end, found, found.messages)
-        await self._count(backfill, b"(" + backfill_end, b"+", found, found.added)
+        for stream, end in ends.items():
+            await self._count(stream, b"-", end, found, found.messages)
+        await self._count(backfill, b"(" + ends[backfill], b"+", found, found.added)
+        await self._count(parked, b"(" + ends[parked], b"+", found, found.added)
+        if ends[parked] != b"0-0":  # what is parked goes back to the live stream
+            await self._count(live, b"(" + ends[live], b"+", found, found.added)
         return found
 
     async def _count(

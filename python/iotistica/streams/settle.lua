@@ -3,15 +3,16 @@
 -- It runs on a full Redis too, because it is what empties it.
 --
 -- KEYS  1 stream  2 dead letters  3 backfill stream  4 ledger  5 batches in a disk spool
---       6 message numbers
+--       6 message numbers  7 messages that wait for a dictionary  8 their index
 -- ARGV  group; then lists, each led by its length: ids; letters (each a list of fields and values);
---       entries for the backfill stream (likewise); ledger fields and increments;
+--       entries for the backfill stream (likewise); entries to be parked (likewise, each after what
+--       the index says of it); ledger fields and increments;
 --       agents and the ranges of their message numbers, merged where counts hold;
 --       then the name of a batch and what happens to it: "" nothing, "put", "take";
 --       then ledger fields and increments that hold only where a batch is taken that was put
 -- Gives the ids that are settled already, by another consumer or by an earlier call whose reply
--- was lost; where there is one, nothing was done. `false` where letters and backfill entries were
--- kept and nothing was counted: the group does not exist, as Redis lost its data and with it what
+-- was lost; where there is one, nothing was done. `false` where letters, backfill and parked
+-- entries were kept and nothing was counted: the group does not exist, as Redis lost its data and with it what
 -- had been counted.
 -- A batch that is taken from disk takes its entries from the stream too, if all are there still: its
 -- process ended between writing it and settling them.
@@ -36,7 +37,8 @@ local function lists()
 end
 
 local group, ids = take(), list()
-local letters, backfill, counts, sequences = lists(), lists(), list(), list()
+local letters, backfill, parked = lists(), lists(), lists()
+local counts, sequences = list(), list()
 local batch, what, taken = take(), take(), list()
 
 local lost, pending, gone = false, {}, {}
@@ -78,6 +80,10 @@ for _, fields in ipairs(letters) do
 end
 for _, fields in ipairs(backfill) do
     redis.call('XADD', KEYS[3], '*', unpack(fields))
+end
+for _, fields in ipairs(parked) do
+    local id = redis.call('XADD', KEYS[7], '*', unpack(fields, 2))
+    redis.call('HSET', KEYS[8], id, fields[1])
 end
 if not counted then
     return false

@@ -9,10 +9,11 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from iotistica import dictionaries, keys
+from iotistica import keys
 from iotistica.keys import Feed
 from iotistica.sequences import MOST_NUMBER, Range, run_text
 from iotistica.settings import Settings
+from iotistica.streams.broker import BrokerFigures
 from iotistica.streams.channels import Channels
 from iotistica.streams.client import (
     Argument,
@@ -23,17 +24,18 @@ from iotistica.streams.client import (
     transact,
     unavailable,
 )
+from iotistica.streams.dictionaries import Dictionaries
 from iotistica.streams.ledger import Ledger
 from iotistica.streams.letter import DeadLetter
 from iotistica.streams.letters import Letters
 from iotistica.streams.logs import MOST_ENTRIES, LogStreams
 from iotistica.streams.outbox import MOST_MESSAGES, Outbox
+from iotistica.streams.parking import Bay, Parking
+from iotistica.streams.topics import MOST_TOPICS, Topics
 from iotistica.streams.watch import unread
 
 _COMMAND_TIMEOUT_S = 5.0
 _AT_ONCE = 256
-_DICTIONARY_TTL_S = 30 * 86_400
-_DICTIONARY_PARTS = ("", "version", "hash", "enums", "metrics", "agents")
 
 _LUA = resources.files("iotistica.streams")
 _FLAGS, _, _SCRIPT = _LUA.joinpath("settle.lua").read_text("utf-8").partition("\n")
@@ -82,6 +84,8 @@ class Settlement:
     letters: Sequence[DeadLetter] = ()
     backfill: Sequence[Sequence[bytes]] = ()
     """Entries, as field lists, that go on in the backfill stream."""
+    parked: Sequence[Bay] = ()
+    """Messages that wait for a dictionary."""
     counts: Counts = field(default_factory=dict)
     sequences: Mapping[str, Sequence[Range]] = field(default_factory=dict)
     """Numbers of the messages (`msgId`) that are done, by agent, as ranges; merged where `counts`
@@ -98,7 +102,9 @@ class Settlement:
         """What `settle.lua` reads, after its keys."""
         yield keys.device_writers_group(tenant)
         yield from _led(self.ids)
-        for lists in ([letter.fields(tenant) for letter in self.letters], self.backfill):
+        letters = [letter.fields(tenant) for letter in self.letters]
+        parked: list[Sequence[Argument]] = [(bay.note(), *bay.fields) for bay in self.parked]
+        for lists in (letters, self.backfill, parked):
             yield len(lists)
             for fields in lists:
                 yield from _led(fields)
@@ -125,7 +131,12 @@ class Streams:
     """
 
     def __init__(
-        self, url: str, *, outbox_most: int = MOST_MESSAGES, logs_most: int = MOST_ENTRIES
+        self,
+        url: str,
+        *,
+        outbox_most: int = MOST_MESSAGES,
+        logs_most: int = MOST_ENTRIES,
+        topics_most: int = MOST_TOPICS,
     ) -> None:
         self._redis = connect(url, timeout_s=_COMMAND_TIMEOUT_S)
         # Blocking reads have connections of their own, so that no command waits behind one; the
@@ -134,8 +145,12 @@ class Streams:
         self.ledger = Ledger(self._redis)
         self.letters = Letters(self._redis)
         self.channels = Channels(self._redis)
+        self.dictionaries = Dictionaries(self._redis)
+        self.parking = Parking(self._redis)
         self.logs = LogStreams(self._redis, most=logs_most)
         self.outbox = Outbox(self._redis, self._reader, most=outbox_most)
+        self.topics = Topics(self._redis, most=topics_most)
+        self.broker = BrokerFigures(self._redis)
         self.on_lost: Callable[[str, Feed], None] = lambda tenant, feed: None
         """Is told of a consumer group that was gone and has been made again."""
 
@@ -146,6 +161,7 @@ class Streams:
             settings.require("redis_url"),
             outbox_most=settings.outbox_max_messages,
             logs_most=settings.log_stream_max_entries,
+            topics_most=settings.topics_max,
         )
 
     async def add(
@@ -282,6 +298,8 @@ class Streams:
             keys.ledger(tenant),
             keys.spooled_batches(tenant),
             keys.ledger_sequences(tenant),
+            keys.parked_stream(tenant),
+            keys.parked_index(tenant),
         )
         command = ("EVAL", _SETTLE, len(redis_keys), *redis_keys, *settlement.arguments(tenant))
         with unavailable("settle entries"):
@@ -389,22 +407,6 @@ class Streams:
             known: dict[str, Any] = await self._redis.info("memory")
         return known
 
-    async def put_dictionary(self, agent: str, message: bytes) -> None:
-        """Store a `meta/dictionary` message as the reference does. Raises `BadRequest`."""
-        parts = dictionaries.parse_message(message)
-        transaction = self._redis.pipeline(transaction=True)
-        for suffix in _DICTIONARY_PARTS:
-            transaction.set(_dictionary_key(agent, suffix), parts[suffix], ex=_DICTIONARY_TTL_S)
-        with unavailable("store a dictionary"):
-            await transaction.execute()
-
-    async def dictionary(self, agent: str) -> tuple[int, bytes] | None:
-        """Version and JSON of an agent's dictionary, as `Context.put_dictionary` takes them."""
-        names = [_dictionary_key(agent, suffix) for suffix in _DICTIONARY_PARTS]
-        with unavailable("read a dictionary"):
-            values = await execute(self._redis, "MGET", *names)
-        return dictionaries.for_context(dict(zip(_DICTIONARY_PARTS, values, strict=True)))
-
     async def ping(self) -> None:
         """Return when Redis answers."""
         with unavailable("answer"):
@@ -427,7 +429,3 @@ def _flat(pairs: Mapping[str, Argument]) -> tuple[Argument, ...]:
 
 def _rows(reply: Any) -> list[dict[str, Any]]:
     return reply if isinstance(reply, list) else []
-
-
-def _dictionary_key(agent: str, suffix: str) -> str:
-    return f"{keys.dictionary(agent)}:{suffix}" if suffix else keys.dictionary(agent)

@@ -83,12 +83,12 @@ pub struct Waiting {
 }
 
 /// What a waiting message needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Need {
     /// To know whether the agent is one of the tenant's.
     Agent(AgentId),
-    /// The agent's dictionary of this version.
-    Dictionary(AgentId, i64),
+    /// The agent's dictionary of this version, and of this hash where the message tells it.
+    Dictionary(AgentId, i64, Option<Box<str>>),
     /// A batch with room left.
     Room,
     /// A turn when nothing newer waits: all of its readings are old.
@@ -405,24 +405,16 @@ fn expanded<'a>(
     call: Call<'a>,
     batch: &mut Batch,
 ) -> Result<Value<'a>, Stop> {
-    let compact = Compact::recognize(value).filter(|_| call.context.key_compaction);
-    let Some(compact) = compact else { return Ok(value) };
-    let known = call.context.dictionaries.get(&agent);
-    let Some(dictionary) = known.filter(|dictionary| compact.fits(dictionary)) else {
-        if !call.last {
-            return Err(Stop::Wait(Need::Dictionary(agent, compact.version)));
-        }
-        let detail = match known {
-            Some(known) => format!(
-                "field v: dictionary version {} is not the known version {}",
-                compact.version, known.version
-            ),
-            None => format!(
-                "field v: no dictionary of the agent is known, version {} is needed",
-                compact.version
-            ),
-        };
-        return Err(Reject::new(Reason::DictionaryMissing, detail).into());
+    let Some(compact) = Compact::recognize(value) else { return Ok(value) };
+    if !call.context.key_compaction {
+        let detail = "fields v and p or i and d: the payload is key-compacted, and key compaction \
+                      (USE_KEY_COMPACTION_POC) is off";
+        return Err(Reject::new(Reason::CompactionOff, detail).into());
+    }
+    let known = call.context.dictionaries(agent);
+    let Some(dictionary) = known.iter().find(|dictionary| compact.fits(dictionary)) else {
+        let need = compact.need(agent).filter(|_| !call.last);
+        return Err(need.map_or_else(|| compact.misfit(known).into(), Stop::Wait));
     };
     let expanded = expand::expand(compact, dictionary, arena, &call.context.limits)?;
     batch.unknown_fields += expanded.unknown_fields;

@@ -6,17 +6,23 @@
 //! Names may be paths (`a.b`, `m[0].x`) and are set nested.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use bumpalo::Bump;
 use bumpalo::collections::Vec;
 
+use crate::batch::Need;
 use crate::decode::Budget;
 use crate::dictionary::{Dictionary, is_path, relative};
+use crate::ids::AgentId;
 use crate::limits::Limits;
 use crate::reject::{Reason, Reject};
 use crate::value::Value;
 
 const ROOT: &str = "$root";
+
+/// Longest hash of a dictionary, a word: SHA-256 in hex.
+const MAX_HASH_BYTES: usize = 64;
 
 /// A compacted message, recognized but not yet expanded.
 #[derive(Clone, Copy, Debug)]
@@ -47,9 +53,41 @@ impl<'a> Compact<'a> {
         Some(Self { version, hash, body })
     }
 
-    /// Whether a dictionary is the one that this message was written with.
+    /// Whether a dictionary is the one that this message was written with: of its version, and of
+    /// its hash where both tell theirs.
     pub fn fits(&self, dictionary: &Dictionary) -> bool {
-        self.version == dictionary.version
+        let hash_differs =
+            || matches!((self.hash, &dictionary.hash), (Some(own), Some(other)) if own != other);
+        self.version == dictionary.version && !hash_differs()
+    }
+
+    /// The dictionary that this message needs; `None` where none can ever have its hash.
+    pub(crate) fn need(&self, agent: AgentId) -> Option<Need> {
+        let can_be = self.hash.is_none_or(|hash| {
+            hash.len() <= MAX_HASH_BYTES && hash.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        });
+        can_be.then(|| Need::Dictionary(agent, self.version, self.hash.map(Into::into)))
+    }
+
+    /// Why none of the dictionaries known of the agent will do.
+    pub fn misfit(&self, known: &[Arc<Dictionary>]) -> Reject {
+        let needed = self.version;
+        if known.iter().any(|dictionary| dictionary.version == needed) {
+            let detail = format!(
+                "field h: hash of the field names differs from that of dictionary version {needed}"
+            );
+            return Reject::new(Reason::DictionaryHash, detail);
+        }
+        let detail = match known {
+            [newest, ..] => format!(
+                "field v: dictionary version {needed} is not the known version {}",
+                newest.version
+            ),
+            [] => {
+                format!("field v: no dictionary of the agent is known, version {needed} is needed")
+            }
+        };
+        Reject::new(Reason::DictionaryMissing, detail)
     }
 }
 
@@ -60,22 +98,14 @@ pub struct Expanded<'a> {
     pub unknown_fields: u32,
 }
 
-/// Undo key compaction. Fields of unknown index are left out and counted.
+/// Undo key compaction with a dictionary that fits. Fields of unknown index are left out and
+/// counted.
 pub fn expand<'a>(
     message: Compact<'a>,
     dictionary: &'a Dictionary,
     arena: &'a Bump,
     limits: &Limits,
 ) -> Result<Expanded<'a>, Reject> {
-    if let (Some(given), Some(known)) = (message.hash, dictionary.hash.as_deref())
-        && given != known
-    {
-        let detail = format!(
-            "field h: hash of the field names differs from that of dictionary version {}",
-            dictionary.version
-        );
-        return Err(Reject::new(Reason::DictionaryHash, detail));
-    }
     let budget = Budget::new(limits);
     let mut expander = Expander { dictionary, arena, budget, unknown_fields: 0 };
     let value = match message.body {

@@ -76,12 +76,13 @@ fn layers(report: &mut Json, payload: &[u8], agent: Option<AgentId>, context: &C
     let Ok(decoded) = decode::decode(inflated, &arena, limits) else { return };
     report["decoded"] = json!(decoded);
     let Some(compact) = Compact::recognize(decoded) else { return };
-    let dictionary = agent.and_then(|agent| context.dictionaries.get(&agent));
+    let known = agent.map_or(&[][..], |agent| context.dictionaries(agent));
+    let fitting = known.iter().find(|dictionary| compact.fits(dictionary));
     report["compact"] = json!({
         "version": compact.version,
-        "dictionary": dictionary.map(|dictionary| dictionary.version),
+        "dictionary": fitting.or(known.first()).map(|dictionary| dictionary.version),
     });
-    let Some(dictionary) = dictionary.filter(|dictionary| compact.fits(dictionary)) else { return };
+    let Some(dictionary) = fitting else { return };
     if let Ok(expanded) = expand::expand(compact, dictionary, &arena, limits) {
         report["expanded"] = json!(expanded.value);
         report["unknown_fields"] = expanded.unknown_fields.into();

@@ -61,6 +61,7 @@ reasons! {
     Utf8 = Decode "utf8",
     TooDeep = Decode "too_deep",
     TooManyElements = Decode "too_many_elements",
+    CompactionOff = Expand "compaction_off",
     DictionaryMissing = Expand "dictionary_missing",
     DictionaryHash = Expand "dictionary_hash",
     CompactForm = Expand "compact_form",

@@ -13,6 +13,8 @@ use crate::scan::HeadLimits;
 pub struct Config {
     /// The web processes.
     pub upstreams: Vec<SocketAddr>,
+    /// Where they take an upgrade; where none is given, as everything else.
+    pub sockets: Vec<SocketAddr>,
     pub limits: Limits,
     pub times: Times,
     /// Proxies whose X-Forwarded fields are believed.

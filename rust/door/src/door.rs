@@ -42,12 +42,28 @@ impl Door {
 pub struct Worker {
     pub door: Arc<Door>,
     pub upstreams: Upstreams,
+    /// The same processes, where they take an upgrade.
+    sockets: Option<Upstreams>,
     pub inflating: Semaphore,
 }
 
 impl Worker {
     pub fn new(door: Arc<Door>) -> Rc<Self> {
-        let upstreams = Upstreams::new(&door.config.upstreams, door.counters.clone());
-        Rc::new(Self { door, upstreams, inflating: Semaphore::new(INFLATING) })
+        let upstreams = |addresses| Upstreams::new(addresses, door.counters.clone());
+        let sockets = &door.config.sockets;
+        Rc::new(Self {
+            upstreams: upstreams(&door.config.upstreams),
+            sockets: (!sockets.is_empty()).then(|| upstreams(sockets)),
+            inflating: Semaphore::new(INFLATING),
+            door,
+        })
+    }
+
+    /// Those who take a request, an upgrade or not.
+    pub fn upstreams_for(&self, upgrade: bool) -> &Upstreams {
+        match &self.sockets {
+            Some(sockets) if upgrade => sockets,
+            _ => &self.upstreams,
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! [`connection`] reads a head ([`scan`], [`request`], [`fields`]) and a whole body ([`chunks`],
 //! [`body`], [`inflate`]), [`relay`] hands them to a web process ([`upstream`], [`forwarded`]) and
 //! passes the answer on as it comes ([`answer`], [`compress`], [`cors`]); a WebSocket becomes a
-//! [`tunnel`]. Whatever is refused on the way is listed in [`refusal`].
+//! [`tunnel`] ([`frames`]). Whatever is refused on the way is listed in [`refusal`].
 //!
 //! Two promises shape everything: nothing whose framing or length could be read in two ways, or
 //! that has not arrived whole, reaches a web process; and no client can take more memory, time or
@@ -27,6 +27,7 @@ pub mod counters;
 pub mod door;
 pub mod fields;
 pub mod forwarded;
+pub mod frames;
 pub mod inflate;
 pub mod ops;
 pub mod refusal;

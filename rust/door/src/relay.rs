@@ -59,12 +59,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let persistence = relay.persistence;
         match self.relay(relay, &mut link, &answer, extras).await {
             Ok(()) if answer.keep_alive && answer.framing != Framing::Close => {
-                worker.upstreams.put_back(link);
+                worker.upstreams_for(request.upgrade).put_back(link);
             }
             Ok(()) => {}
             // What the client has got is not whole: only a close can tell it.
             Err(Lost::Upstream { .. } | Lost::Time) => {
-                worker.upstreams.broke(&link);
+                worker.upstreams_for(request.upgrade).broke(&link);
                 return Ok(Next::Cut);
             }
             Err(Lost::Client) => return Err(End::Gone),
@@ -84,15 +84,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             head.extend_from_slice(std::mem::take(&mut body));
         }
         let worker = self.worker.clone();
+        let upstreams = worker.upstreams_for(request.upgrade);
         let mut may_retry = request.is_idempotent();
         loop {
-            let mut link = worker.upstreams.connect().await?;
+            let mut link = upstreams.connect().await?;
             match self.ask_one(&mut link, [&head, body], request.upgrade).await {
                 Ok(found) => return Ok((link, found)),
                 Err(Lost::Client) => return Err(End::Gone),
                 Err(Lost::Time) => return Err(Refusal::UpstreamTimeout.into()),
                 Err(Lost::Upstream { before_answer }) => {
-                    worker.upstreams.broke(&link);
+                    upstreams.broke(&link);
                     if !before_answer || !may_retry {
                         return Err(Refusal::UpstreamBroken.into());
                     }

@@ -33,7 +33,7 @@ fn context() -> Context {
     let agent = ids::parse_uuid(AGENT).expect("a UUID");
     context.agents.insert(agent);
     let dictionary = Dictionary::parse(1, FIELDS).expect("a dictionary");
-    context.dictionaries.insert(agent, dictionary.into());
+    context.put_dictionary(agent, dictionary);
     context
 }
 

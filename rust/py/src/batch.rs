@@ -204,18 +204,21 @@ pub struct Waiting {
     needs: &'static str,
     agent: Option<String>,
     version: i64,
+    hash: Option<String>,
 }
 
 impl From<&core::Waiting> for Waiting {
     fn from(waiting: &core::Waiting) -> Self {
-        let (needs, agent, version) = match waiting.needs {
-            Need::Agent(agent) => ("agent", Some(agent), 0),
-            Need::Dictionary(agent, version) => ("dictionary", Some(agent), version),
-            Need::Room => ("room", None, 0),
-            Need::Backfill => ("backfill", None, 0),
+        let (needs, agent, version, hash) = match &waiting.needs {
+            Need::Agent(agent) => ("agent", Some(agent), 0, None),
+            Need::Dictionary(agent, version, hash) => {
+                ("dictionary", Some(agent), *version, hash.as_deref())
+            }
+            Need::Room => ("room", None, 0, None),
+            Need::Backfill => ("backfill", None, 0, None),
         };
-        let agent = agent.as_ref().map(ids::format_uuid);
-        Self { entry: waiting.entry, message: waiting.message, needs, agent, version }
+        let (agent, hash) = (agent.map(ids::format_uuid), hash.map(str::to_owned));
+        Self { entry: waiting.entry, message: waiting.message, needs, agent, version, hash }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Limits, agents and dictionaries of one tenant.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use iotistica_core::batch::Encoder;
 use iotistica_core::dictionary::Dictionary;
@@ -86,7 +86,8 @@ impl Context {
     #[pyo3(signature = (tenant, limits = None, *, key_compaction = true))]
     fn new(tenant: String, limits: Option<&Limits>, key_compaction: bool) -> Self {
         let limits = limits.map(|limits| limits.0.clone()).unwrap_or_default();
-        let state = context::Context { key_compaction, ..context::Context::new(tenant, limits) };
+        let mut state = context::Context::new(tenant, limits);
+        state.key_compaction = key_compaction;
         Self { state: RwLock::new(state), encoders: Mutex::default() }
     }
 
@@ -103,14 +104,29 @@ impl Context {
 
     fn remove_agents(&self, agents: Vec<String>) -> PyResult<()> {
         let agents = agents.iter().map(|text| uuid(text)).collect::<PyResult<Vec<_>>>()?;
-        self.write(|context| agents.iter().for_each(|agent| _ = context.agents.remove(agent)));
+        self.write(|context| {
+            for &agent in &agents {
+                context.agents.remove(&agent);
+                context.forget_dictionaries(agent);
+            }
+        });
         Ok(())
     }
 
     fn put_dictionary(&self, agent: &str, version: i64, dictionary: &[u8]) -> PyResult<()> {
         let agent = uuid(agent)?;
         let dictionary = Dictionary::parse(version, dictionary).map_err(PyValueError::new_err)?;
-        self.write(|context| _ = context.dictionaries.insert(agent, Arc::new(dictionary)));
+        self.write(|context| context.put_dictionary(agent, dictionary));
+        Ok(())
+    }
+
+    fn forget_dictionaries(&self, agents: Vec<String>) -> PyResult<()> {
+        let agents = agents.iter().map(|text| uuid(text)).collect::<PyResult<Vec<_>>>()?;
+        self.write(|context| {
+            for &agent in &agents {
+                context.forget_dictionaries(agent);
+            }
+        });
         Ok(())
     }
 }

@@ -18,6 +18,7 @@ pub struct DoorConfig {
     service_fd: i32,
     operations_fd: i32,
     upstreams: Vec<String>,
+    sockets: Vec<String>,
     process: String,
     log_level: String,
     threads: usize,
@@ -75,6 +76,7 @@ fn door_config(config: DoorConfig) -> Result<Config, String> {
     let seconds = Duration::from_secs_f64;
     Ok(Config {
         upstreams: config.upstreams.iter().map(address).collect::<Result<_, _>>()?,
+        sockets: config.sockets.iter().map(address).collect::<Result<_, _>>()?,
         limits: Limits {
             head: HeadLimits { line_bytes: config.target_bytes, head_bytes: config.head_bytes },
             fields: config.head_fields,

@@ -62,7 +62,7 @@ async def nothing(scene: Scene) -> None:
     await scene.hold(1.0, 4.0)
 
 
-KILLED = ("bridge", "web", "api", "ingestion-0", "redis", "postgres")
+KILLED = (*processes.SUPERVISED, "api", "ingestion-0", "redis", "postgres")
 STOPPED = (*KILLED, "broker")
 
 FAULTS = {

@@ -16,7 +16,7 @@ from iotistica import mqtt
 
 Inject = Callable[[Scene], Awaitable[None]]
 
-SUPERVISED = ("bridge", "web")
+SUPERVISED = ("bridge", "control", "door", "web")
 """Started again by `iotistica api`; everything else the rig starts again."""
 
 

@@ -25,11 +25,16 @@ class Account:
     username: str
     password: str
     rules: tuple[Rule, ...]
+    version: str = ""
+    """Differs where password or rules differ, and says nothing of either."""
 
 
 class Accounts(Protocol):
     """Tells the broker. Every method may be repeated, and raises `StoreUnavailable` where the
     broker cannot be told now."""
+
+    async def prepare(self) -> bool:
+        """Make sure of what any account needs; True where the broker has lost what it was told."""
 
     async def put(self, accounts: Sequence[Account]) -> None:
         """Add or replace accounts; when this returns, the broker lets them in."""
@@ -39,10 +44,14 @@ class Accounts(Protocol):
 
 
 class Elsewhere:
-    """The `Accounts` of a broker that asks us, or that somebody else keeps."""
+    """The `Accounts` of a broker that somebody else keeps."""
+
+    async def prepare(self) -> bool:
+        """Nothing."""
+        return False
 
     async def put(self, accounts: Sequence[Account]) -> None:
-        """Nothing: it will ask."""
+        """Nothing."""
 
     async def remove(self, usernames: Collection[str]) -> None:
-        """Nothing: it will ask."""
+        """Nothing."""

@@ -6,13 +6,14 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from iotistica import mqtt
 from iotistica.api.accounts import SUBSCRIBE, WRITE, Account, Rule
+from iotistica.api.accounts.together import Together
 from iotistica.credentials import Credentials, User
 from iotistica.errors import ConfigError, StoreUnavailable
 
@@ -31,37 +32,30 @@ class Files:
         self._credentials = credentials
         self._pid_file = pid_file
         self._mqtt_url = mqtt_url
-        self._lock = asyncio.Lock()
-        self._waiting: dict[str, Account] = {}
+        self._together = Together(self._put)
+
+    async def prepare(self) -> bool:
+        """Nothing: whoever starts the broker makes the services' own account."""
+        return False
 
     async def put(self, accounts: Sequence[Account]) -> None:
         """Many that come at the same time share one write and one reload."""
-        self._waiting |= {account.username: account for account in accounts}
-        async with self._lock:
-            if not any(self._waiting.get(one.username) is one for one in accounts):
-                return  # the write before took them along
-            batch, self._waiting = self._waiting, {}
-            try:
-                await self._put(batch)
-            except BaseException:
-                # Whoever waits for these tries them again.
-                self._waiting = batch | self._waiting
-                raise
+        await self._together.put(accounts)
 
     async def remove(self, usernames: Collection[str]) -> None:
         """Their sessions end with the reload."""
-        async with self._lock:
+        async with self._together.alone:
             await self._write(lambda: self._credentials.remove(usernames))
             self._reload()
 
-    async def _put(self, batch: dict[str, Account]) -> None:
+    async def _put(self, batch: Mapping[str, Account]) -> None:
         users = {
             name: User(one.password, tuple(_line(rule) for rule in one.rules))
             for name, one in batch.items()
         }
         await self._write(lambda: self._credentials.add(users))
         if self._reload():
-            await self._until_known(next(reversed(batch.values())))
+            await self._until_known(list(batch.values())[-1])
 
     async def _write(self, change: Callable[[], None]) -> None:
         try:

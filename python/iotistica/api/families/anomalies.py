@@ -33,6 +33,7 @@ class Anomalies:
     """
 
     filters = ("events/anomaly",)
+    shared = True
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ class Events:
     """
 
     filters = ("events/#",)
+    shared = True
 
     def __init__(self, store: EventStore) -> None:
         self._store = store

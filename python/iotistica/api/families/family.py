@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,8 @@ class Incoming:
     """As it came."""
     received_ms: int
     """Epoch milliseconds of its reception; the same however often it is handed over."""
+    retained: bool = False
+    """Whether the broker sends it because it keeps it, to a subscription that is not shared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,10 @@ class Family(Protocol):
     def filters(self) -> Sequence[str]:
         """What it subscribes to, below `i/+/a/+/`; never what the platform itself publishes."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether the control processes divide its messages; else each of them hears them all."""
+
     async def take(self, messages: Sequence[Incoming]) -> Sequence[Refusal]:
         """Commit messages, given in order of arrival; those that can never pass.
 
@@ -51,3 +59,8 @@ class Family(Protocol):
         given. An error of PostgreSQL that blames the data halves the batch until the guilty one is
         alone.
         """
+
+
+def by_topic(families: Mapping[str, T], kind: str, rest: str) -> T | None:
+    """What takes a topic: by kind and next level (`events/anomaly`), else by kind."""
+    return families.get(f"{kind}/{rest.partition('/')[0]}") or families.get(kind)

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping
 
 from iotistica import keys, log, metrics, tasks
 from iotistica._native import InvalidTopic
-from iotistica.api.batch import Route, Routes
-from iotistica.api.families.family import Family
+from iotistica.api.batch import Routes
+from iotistica.api.families.family import Family, by_topic
 from iotistica.api.families.lane import Desk, Lane
+from iotistica.api.shares import share
 from iotistica.mqtt import Session
+from iotistica.settings import Settings
 
 _occasional = log.Occasional(log.get(__name__))
 
@@ -29,11 +31,16 @@ class Intake:
         self._work: list[asyncio.Task[None]] = []
         metrics.CONTROL_IN_FLIGHT.set_function(lambda: session.in_flight)
 
-    async def subscribe(self, families: Mapping[str, Family]) -> None:
-        """Share the families' topics with the other control processes."""
-        for rest in _widest(rest for family in families.values() for rest in family.filters):
-            shared = keys.shared_filter(keys.family_filter(rest), keys.CONTROL_GROUP)
+    async def subscribe(self, families: Mapping[str, Family], settings: Settings) -> None:
+        """Share the families' topics with the other control processes, as far as they may be."""
+        divided = [family for family in families.values() if family.shared]
+        for rest in _widest(rest for family in divided for rest in family.filters):
+            shared = share(settings, keys.family_filter(rest), keys.CONTROL_GROUP)
             await self._session.subscribe(shared)
+        for family in families.values():
+            for rest in () if family.shared else family.filters:
+                # So that what was published just now is told from what is only retained.
+                await self._session.subscribe(keys.family_filter(rest), retain_as_published=False)
 
     async def run(self) -> None:
         """Take messages until the session is lost. Raises `Disconnected`."""
@@ -66,7 +73,7 @@ class Intake:
                 except InvalidTopic:
                     lane = None
                 else:
-                    lane = self._lane(route)
+                    lane = by_topic(self.lanes, route.kind, route.rest)
                 if lane is None:
                     # A subscription of an older version may live on in the session.
                     metrics.CONTROL_REJECTED.labels("no_family").inc()
@@ -74,11 +81,6 @@ class Intake:
                     self._session.acknowledge([message])
                 else:
                     lane.put(message, route, received_ms)
-
-    def _lane(self, route: Route) -> Lane | None:
-        """By kind and next level, else by kind."""
-        special = f"{route.kind}/{route.rest.partition('/')[0]}"
-        return self.lanes.get(special) or self.lanes.get(route.kind)
 
 
 def _widest(filters: Iterable[str]) -> list[str]:

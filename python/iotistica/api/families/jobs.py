@@ -32,6 +32,7 @@ class Jobs:
     """
 
     filters: Sequence[str] = ("jobs/start-next", "jobs/+/update")
+    shared = True
 
     def __init__(
         self,

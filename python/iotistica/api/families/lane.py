@@ -11,20 +11,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeAlias, TypeVar
 
-import orjson
-
 from iotistica import keys, log, metrics
-from iotistica._native import Limits, Undecodable, decode
+from iotistica._native import Limits
 from iotistica.api.batch import Letters, Route
 from iotistica.api.families.family import Family, Incoming, Refusal
+from iotistica.api.families.verdicts import blamed, decoded, unknown_agent, unreadable
 from iotistica.api.members import Members
 from iotistica.api.outlet import Outlet
 from iotistica.api.tenants import Tenants
+from iotistica.api.topic_watch import TopicWatch
 from iotistica.backoff import Backoff
 from iotistica.breaker import Breaker
-from iotistica.errors import DatabaseUnavailable, StoreUnavailable, TooLarge
+from iotistica.errors import DatabaseUnavailable, StoreUnavailable
 from iotistica.mqtt import Message, Session
-from iotistica.store.pool import is_refusal
 from iotistica.streams import DeadLetter
 
 T = TypeVar("T")
@@ -34,8 +33,9 @@ _MOST_MESSAGES = 500
 _MOST_BYTES = 8 << 20
 _DELAY_S = 0.02
 
-_log = log.get(__name__)
-_occasional = log.Occasional(_log)
+STAGE = "control"
+
+_occasional = log.Occasional(log.get(__name__))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,7 @@ class Desk:
     """Decodes, so that one large message does not stop the session's keep-alive."""
     seen: Callable[..., None]
     """Is told of agents that sent something."""
+    topics: TopicWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class _Arrived:
             value=value,
             payload=message.payload,
             received_ms=self.received_ms,
+            retained=message.retain,
         )
 
 
@@ -166,32 +168,30 @@ class Lane:
         tenants = {one.route.tenant for one in strange}
         known = {tenant for tenant in tenants if await desk.tenants.holds(tenant)}
         for one in strange:
-            agent, tenant = one.route.agent, one.route.tenant
+            tenant = one.route.tenant
             if tenant in known:
-                error = f"agent {agent[:64]!r} is not one of tenant {tenant!r}"
-                _refuse(letters, tenant, Refusal(one.incoming(), "unknown_agent", error))
+                _refuse(letters, tenant, unknown_agent(one.incoming()))
             else:
                 error = f"tenant {tenant[:64]!r} does not exist"
                 _refuse(letters, keys.STRAY, Refusal(one.incoming(), "unknown_tenant", error))
         ours = [one for one in batch if members.get(one.route.agent) == one.route.tenant]
         desk.seen(*(one.route.agent for one in ours))
+        for one in ours:
+            desk.topics.count(one.route.tenant, one.route.traffic, one.message)
         return await self._decoded(ours, letters)
 
     async def _decoded(self, batch: Sequence[_Arrived], letters: _Letters) -> list[Incoming]:
         limit = self._desk.max_message_bytes
         payloads = [one.message.payload for one in batch]
         loop, executor = asyncio.get_running_loop(), self._desk.executor
-        values = await loop.run_in_executor(executor, _decode, payloads, self._desk.limits, limit)
+        values = await loop.run_in_executor(executor, decoded, payloads, self._desk.limits, limit)
         messages = []
         for one, value in zip(batch, values, strict=True):
-            if isinstance(value, TooLarge):
-                refusal = Refusal(one.incoming(), "too_large", str(value))
-            elif isinstance(value, Undecodable):
-                refusal = Refusal(one.incoming(), "undecodable", str(value))
+            message = one.incoming(value)
+            if (refusal := unreadable(message)) is not None:
+                _refuse(letters, message.tenant, refusal)
             else:
-                messages.append(one.incoming(value))
-                continue
-            _refuse(letters, one.route.tenant, refusal)
+                messages.append(message)
         return messages
 
     # What the family makes of them
@@ -208,31 +208,9 @@ class Lane:
                 await self._take(messages[:half], letters)
                 await self._take(messages[half:], letters)
                 return
-            refusals = [self._blame(messages[0], error)]
+            refusals = [blamed(messages[0], error)]
         for refusal in refusals:
             _refuse(letters, refusal.message.tenant, refusal)
-
-    def _blame(self, message: Incoming, error: Exception) -> Refusal:
-        if is_refusal(error):
-            text = f"PostgreSQL refuses the message: {error}"
-            return Refusal(message, "refused_by_database", text)
-        _log.exception("a message met a defect", family=self._name, topic=message.topic)
-        return Refusal(message, "defect", f"a defect of ours met it: {error!r}"[:500])
-
-
-def _decode(payloads: Sequence[bytes], limits: Limits, most_bytes: int) -> list[Any]:
-    """JSON values; an error in the place of a payload that has none."""
-    values: list[Any] = []
-    for payload in payloads:
-        if (size := len(payload)) > most_bytes:
-            rule = f"payload has {size} bytes; at most {most_bytes} are allowed"
-            values.append(TooLarge(rule))
-            continue
-        try:
-            values.append(orjson.loads(decode(payload, limits)))
-        except Undecodable as error:
-            values.append(error)
-    return values
 
 
 def _refuse(letters: _Letters, tenant: str, refusal: Refusal) -> None:
@@ -246,7 +224,7 @@ def _refuse(letters: _Letters, tenant: str, refusal: Refusal) -> None:
         original_id="",
         error=refusal.error,
         reason=reason,
-        stage="control",
+        stage=STAGE,
         failed_at=datetime.now(UTC),
         agent=message.agent,
         received_ms=message.received_ms,

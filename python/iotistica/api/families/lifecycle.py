@@ -38,6 +38,7 @@ class Lifecycle:
     """Keeps what happens to agents, moves their updates on, and forwards all of it."""
 
     filters = ("agent/+",)
+    shared = True
 
     def __init__(self, store: EventStore, channels: Channels) -> None:
         self._store = store

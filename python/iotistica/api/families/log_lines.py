@@ -15,7 +15,7 @@ from typing import Any
 import brotli
 import orjson
 
-from iotistica.api.families.moments import epoch_ms, moment
+from iotistica.api.families.moments import epoch_ms, id_ms, moment
 from iotistica.errors import BadRequest, TooLarge
 from iotistica.store.logs import Line
 
@@ -53,8 +53,9 @@ def entry(
 def lines_of(fields: Sequence[bytes], entry_ms: int, *, oldest_ms: int) -> list[Line]:
     """The lines of an entry. Raises `BadRequest`, `TooLarge`.
 
-    A line without a time has that of its reception, and so has one that claims to be older than
-    `oldest_ms` or from tomorrow: its clock is wrong, and `meta` keeps what it said.
+    A line without a time has that in its `msgId`, else that of its reception. The latter has also
+    one that claims to be older than `oldest_ms` or from tomorrow: its clock is wrong, and `meta`
+    keeps what it said.
     """
     named = dict(zip(fields[::2], fields[1::2], strict=False))
     agent = named.get(b"deviceUuid", b"").decode(errors="replace").lower()
@@ -146,14 +147,16 @@ def _line(agent: str, value: Any, received_ms: int, limits: tuple[int, int]) -> 
     meta = {**_mapping(value.get("context")), **_mapping(value.get("meta"))}
     meta |= {name: value[name] for name in value if name not in _KEPT}
     stamp_ms = epoch_ms(value.get("timestamp"))
-    if stamp_ms is None:
-        stamp_ms = received_ms
-    elif not limits[0] <= stamp_ms <= limits[1]:
-        meta["timestamp"], stamp_ms = value["timestamp"], received_ms
+    # The time of reception is another one when the broker sends a message again.
+    made_ms = id_ms(value) if stamp_ms is None else stamp_ms
+    if made_ms is None or not limits[0] <= made_ms <= limits[1]:
+        if stamp_ms is not None:
+            meta["timestamp"] = value["timestamp"]
+        made_ms = received_ms
     is_stderr = _flag(value, "isStderr", "isStdErr") or value.get("stream") == "stderr"
     return Line(
         agent=agent,
-        time=moment(stamp_ms),
+        time=moment(made_ms),
         service=_clean(_service(value))[:_MOST_NAME],
         level=_clean(str(value.get("level") or "info")).lower()[:_LEVEL_BYTES],
         message=_clean(text)[:_MOST_MESSAGE],

@@ -16,6 +16,7 @@ class Logs:
     """Appends lines to the stream that the reference has for those that come by HTTP."""
 
     filters = ("logs/#",)
+    shared = True
 
     def __init__(self, streams: LogStreams) -> None:
         self._streams = streams

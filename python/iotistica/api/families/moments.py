@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,14 +17,19 @@ _OLDEST_MS = 3 * 3_600_000
 def made_ms(value: Any, received_ms: int) -> int:
     """Epoch milliseconds, by `msgId` (`{agent}-{ms}-{random}`) or a time, else when it came."""
     if isinstance(value, dict):
-        identifier = value.get("msgId")
-        match = _MESSAGE_ID.fullmatch(identifier) if isinstance(identifier, str) else None
-        if match:
-            return plausible_ms(int(match[1]), received_ms)
+        if (stamp := id_ms(value)) is not None:
+            return plausible_ms(stamp, received_ms)
         for name in _TIMES:
             if (stamp := epoch_ms(value.get(name))) is not None:
                 return plausible_ms(stamp, received_ms)
     return received_ms
+
+
+def id_ms(value: Mapping[str, Any]) -> int | None:
+    """Epoch milliseconds in `msgId`; None where there is none in it."""
+    identifier = value.get("msgId")
+    match = _MESSAGE_ID.fullmatch(identifier) if isinstance(identifier, str) else None
+    return int(match[1]) if match else None
 
 
 def plausible_ms(stamp_ms: int, received_ms: int) -> int:

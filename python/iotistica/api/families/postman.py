@@ -18,6 +18,7 @@ _AT_ONCE = 256
 _BLOCK_MS = 2000
 _CLAIM_EVERY_S = 15.0
 _CLAIM_IDLE_MS = 60_000
+STAGE = "outbox"
 
 _occasional = log.Occasional(log.get(__name__))
 
@@ -105,7 +106,7 @@ class Postman:
             original_id="",
             error=str(error),
             reason="refused_by_broker",
-            stage="outbox",
+            stage=STAGE,
             failed_at=datetime.now(UTC),
             agent=agent,
         )

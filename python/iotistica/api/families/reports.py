@@ -89,6 +89,8 @@ def metrics_message(reported: Reported) -> bytes | None:
     if not any(name in fields for name in names):
         return None
     metrics = {name: fields.get(name) for name in names}
+    if "network" in fields:
+        metrics["network"] = fields["network"]
     agent = reported.message.agent
     return orjson.dumps({"deviceUuid": agent, "metrics": metrics, "timestamp": reported.moment})
 

@@ -64,6 +64,7 @@ class State:
     """Reports of state, full or partial."""
 
     filters = ("state",)
+    shared = True
 
     def __init__(self, kept: Reports) -> None:
         self._reports = kept
@@ -80,6 +81,7 @@ class Metrics:
     """System metrics by themselves, to which the reference does not subscribe."""
 
     filters = ("metrics",)
+    shared = True
 
     def __init__(self, kept: Reports) -> None:
         self._reports = kept

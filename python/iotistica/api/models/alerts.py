@@ -52,6 +52,8 @@ class RuleView(msgspec.Struct, kw_only=True):
     metric: str | None
     agents: list[str] | None
     fleet_uuid: str | None
+    tags: dict[str, str | None] | None
+    group_id: str | None
     condition: Condition
     severity: Severity
     labels: dict[str, str]

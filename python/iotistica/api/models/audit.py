@@ -8,6 +8,8 @@ from typing import Annotated, NotRequired, TypedDict
 import msgspec
 from msgspec import Meta
 
+from iotistica.store.ledger import Loss
+
 
 class AuditQuery(msgspec.Struct, kw_only=True):
     """What to show of an audit."""
@@ -82,29 +84,11 @@ class AgentAudit(TypedDict):
     rows: NotRequired[Rows]
 
 
-class LossView(TypedDict):
-    """A loss of Redis' data."""
-
-    id: int
-    epoch: str
-    kind: str
-    detected_at: datetime
-    snapshot_at: datetime
-    accepted: int
-    settled: int
-    spooled: int
-    in_flight_at_most: int
-    unseen_estimate: int
-    acknowledged_at: datetime | None
-    acknowledged_by: str | None
-    acknowledgment: str | None
-
-
 class Losses(TypedDict):
     """Losses, the newest first."""
 
     count: int
-    losses: list[LossView]
+    losses: list[Loss]
 
 
 class Depth(TypedDict):
@@ -128,7 +112,7 @@ class TenantAudit(TypedDict):
     agents_total: int
     agents_with_problems: int
     agents: list[AgentAudit]
-    losses: list[LossView]
+    losses: list[Loss]
     streams: Depth
     on_disk: dict[str, int]
 

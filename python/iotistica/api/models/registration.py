@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 Text = Annotated[str, Meta(min_length=1, max_length=255)]
 DeviceKey = Annotated[str, Meta(min_length=16, max_length=512, pattern=r"^[\x21-\x7e]+$")]
@@ -40,6 +40,8 @@ class BrokerConfig(Struct, kw_only=True, rename="camel"):
     clean_session: bool = False
     reconnect_period: int = 5000
     connect_timeout: int = 30_000
+    ca_cert: str | UnsetType | None = UNSET
+    verify_certificate: bool | UnsetType = UNSET
 
 
 class MqttTopics(Struct):

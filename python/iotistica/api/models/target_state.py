@@ -206,11 +206,12 @@ class DriftPage(Struct, kw_only=True):
 
 
 class Broker(Struct, kw_only=True, rename="camel"):
-    """Where the agent is to connect from now on."""
+    """Where the agent is to connect from now on: a broker of `/brokers`, or what is given here."""
 
+    broker_id: Annotated[int, Meta(ge=1, le=2**63 - 1)] | None = None
     protocol: Literal["mqtt", "mqtts", "ws", "wss"] = "mqtt"
-    host: Annotated[str, Meta(min_length=1, max_length=253)]
-    port: Annotated[int, Meta(ge=1, le=65_535)]
+    host: Annotated[str, Meta(min_length=1, max_length=253)] | None = None
+    port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
     username: str | None = None
     use_tls: bool | None = None
     verify_certificate: bool | None = None
@@ -225,7 +226,7 @@ class Broker(Struct, kw_only=True, rename="camel"):
 class Update(Struct, kw_only=True):
     """Which version of its software the agent is to install, and when."""
 
-    version: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^|\s]+$")]
+    version: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^|\s\x00]+$")]
     scheduled_time: datetime | None = None
     force: bool = False
 

@@ -6,6 +6,7 @@ import hmac
 import secrets
 from datetime import datetime
 
+from iotistica.api import cursors
 from iotistica.api.http import Request
 from iotistica.api.identity import Identity
 from iotistica.api.models.identity import (
@@ -127,7 +128,7 @@ class Admission:
     async def invites(self, caller: Principal, query: IdPage) -> InviteList:
         """List the invitations that may still be accepted."""
         found = await self._invites.page(caller.tenant, above=int(query.cursor), limit=query.limit)
-        more = str(found[-1].id) if len(found) == query.limit else None
+        more = cursors.plain(found, query.limit, lambda one: one.id)
         return InviteList(len(found), [InviteView(*_values(one)) for one in found], more)
 
     @route("DELETE", "/api/v1/invites/:id", needs="user:write", limit="admin", errors=(404,))

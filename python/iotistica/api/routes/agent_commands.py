@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import msgspec
 import orjson
 
 from iotistica._native import format_topic
 from iotistica.api import cursors
+from iotistica.api.agent_brokers import AgentBrokers
 from iotistica.api.http import Request
 from iotistica.api.models import target_state as models
 from iotistica.api.principal import Principal
@@ -34,6 +34,7 @@ class AgentCommands:
 
     def __init__(self, pool: Pool, store: TargetStore, outbox: Outbox, signer: Signer) -> None:
         self._pool = pool
+        self._brokers = AgentBrokers(pool)
         self._store = store
         self._outbox = outbox
         self._signer = signer
@@ -42,9 +43,9 @@ class AgentCommands:
     @route("PUT", "/api/v1/agents/:uuid/broker", needs="device:control")
     async def broker(self, request: Request, uuid: UUID, body: models.Broker) -> models.Sent:
         """Tell the agent which broker to use from now on."""
-        state = await self._store.state(request.caller.tenant, uuid)
-        named = msgspec.to_builtins(body)
-        broker = {name: value for name, value in named.items() if value is not None}
+        tenant = request.caller.tenant
+        state = await self._store.state(tenant, uuid)
+        broker = await self._brokers.told(tenant, body)
         now_s = int(time.time())
         command = {
             "state": {"mqtt": {"broker": broker}},
@@ -53,6 +54,7 @@ class AgentCommands:
             "timestamp": now_s,
         }
         await self._send(request, uuid, _BROKER, command, event="agent.broker_set", shown=broker)
+        await self._brokers.assign(tenant, uuid, body.broker_id)
         return models.Sent(message="Broker sent to the agent", command=command)
 
     @route("POST", "/api/v1/agents/:uuid/update-agent", needs="device:control", status=202)

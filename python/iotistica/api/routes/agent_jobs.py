@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from iotistica.api import cursors
 from iotistica.api.http import Reply, Request, error_reply, json_reply
 from iotistica.api.job_events import publish
 from iotistica.api.models import jobs as models
@@ -44,7 +45,7 @@ class AgentJobRoutes:
             below=None if query.cursor is None else int(query.cursor),
             limit=query.limit,
         )
-        cursor = str(found[-1]["id"]) if len(found) == query.limit else None
+        cursor = cursors.plain(found, query.limit, lambda one: one["id"])
         return json_reply(
             {"count": len(found), "jobs": [_shown(one) for one in found]} | {"cursor": cursor}
         )

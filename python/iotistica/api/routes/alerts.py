@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from iotistica.alerting.rule import RuleBody, RuleChange
+from iotistica.api import cursors
 from iotistica.api.http import Request
 from iotistica.api.models import alerts as models
 from iotistica.api.models.anomalies import Number, position
@@ -33,7 +34,7 @@ class AlertRules:
             below=position(query.cursor),
             limit=query.limit,
         )
-        more = str(rules[-1]["id"]) if len(rules) == query.limit else None
+        more = cursors.plain(rules, query.limit, lambda one: one["id"])
         return models.RulePage(len(rules), [_rule(one) for one in rules], more)
 
     @route("POST", "/api/v1/alert-rules", needs="device:control", status=201, errors=(409,))
@@ -85,7 +86,7 @@ class Alerts:
         alerts = await self._store.listed(
             caller.tenant, where, below=position(query.cursor), limit=query.limit
         )
-        more = str(alerts[-1]["id"]) if len(alerts) == query.limit else None
+        more = cursors.plain(alerts, query.limit, lambda one: one["id"])
         return models.AlertPage(len(alerts), [_alert(one) for one in alerts], more)
 
     @route("GET", "/api/v1/alerts/:id", needs="data:read")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from iotistica.api import window
+from iotistica.api import cursors, window
 from iotistica.api.http import Request
 from iotistica.api.identity import Identity
 from iotistica.api.models.identity import CreateKey, Id, IdPage, KeyList, KeyView, MadeKey
@@ -28,7 +28,7 @@ class ApiKeys:
         found = await self._identity.api_keys.page(
             caller.tenant, above=int(query.cursor), limit=query.limit
         )
-        more = str(found[-1].id) if len(found) == query.limit else None
+        more = cursors.plain(found, query.limit, lambda one: one.id)
         return KeyList(len(found), [KeyView(*_values(key)) for key in found], more)
 
     @route(

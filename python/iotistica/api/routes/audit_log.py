@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from iotistica.api import window
+from iotistica.api import cursors, window
 from iotistica.api.models.identity import EntryList, EntryQuery, EntryView
 from iotistica.api.principal import Principal
 from iotistica.api.route import route
@@ -31,7 +31,7 @@ class AuditLog:
         )
         below = None if query.cursor is None else int(query.cursor)
         rows = await self._journal.newest(caller.tenant, where, below=below, limit=query.limit)
-        more = str(rows[-1]["id"]) if len(rows) == query.limit else None
+        more = cursors.plain(rows, query.limit, lambda one: one["id"])
         return EntryList(len(rows), [_view(row) for row in rows], more)
 
 

@@ -7,10 +7,12 @@ from concurrent.futures import Executor
 from contextlib import aclosing
 
 from iotistica import keys, log
+from iotistica.api.again import Again
 from iotistica.api.http import Reply, json_reply
 from iotistica.api.models import dead_letters as models
 from iotistica.api.principal import Principal
 from iotistica.api.route import route
+from iotistica.dictionaries.library import Library
 from iotistica.errors import BadRequest, Forbidden, NotFound
 from iotistica.redrive import Redrive, Totals, explained
 from iotistica.settings import Settings
@@ -40,6 +42,8 @@ class DeadLetters:
         self._pool = pool
         self._streams = streams
         self._executor = executor
+        self._again = Again(settings=settings, pool=pool, streams=streams, executor=executor)
+        self._library = Library.of(settings, pool, streams)
 
     @property
     def _letters(self) -> Letters:
@@ -80,7 +84,7 @@ class DeadLetters:
             {
                 **letter.described(),
                 "payload": base64.b64encode(letter.dead.data).decode(),
-                "explained": await explained(letter, self._streams, self._settings),
+                "explained": await explained(letter, self._library, self._settings),
             }
         )
 
@@ -96,6 +100,7 @@ class DeadLetters:
             pool=self._pool,
             streams=self._streams,
             executor=self._executor,
+            families=self._again,
             dry_run=dry_run,
         )
         totals, letters, examined, rest = Totals(), [], 0, None

@@ -111,9 +111,9 @@ class Groups:
         await self._store.change(request.origin, id, changes)
         return Group(**await self._store.get(request.caller.tenant, id))
 
-    @route("DELETE", "/api/v1/groups/:id", needs="device:delete", errors=(404,))
+    @route("DELETE", "/api/v1/groups/:id", needs="device:delete", errors=(404, 409))
     async def remove(self, request: Request, id: UUID) -> Done:  # noqa: A002
-        """Forget a filter; its agents stay."""
+        """Forget a filter; its agents stay. A group with alert rules stays too."""
         await self._store.remove(request.origin, id)
         return Done(message="The group is removed")
 

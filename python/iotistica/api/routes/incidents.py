@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from iotistica.api import window
+from iotistica.api import cursors, window
 from iotistica.api.http import Request
 from iotistica.api.models import anomalies as models
 from iotistica.api.models.anomalies import Number, position
@@ -28,7 +28,7 @@ class Incidents:
         rows = await self._store.listed(
             caller.tenant, query.filter(), below=position(query.cursor), limit=query.limit
         )
-        more = str(rows[-1]["incident_id"]) if len(rows) == query.limit else None
+        more = cursors.plain(rows, query.limit, lambda one: one["incident_id"])
         return models.IncidentPage(len(rows), [_incident(row) for row in rows], more)
 
     @route("GET", "/api/v1/anomaly-incidents/stats", needs="data:read")
@@ -103,7 +103,7 @@ class AnomalyAlerts:
             below=position(query.cursor),
             limit=query.limit,
         )
-        more = str(rows[-1]["alert_id"]) if len(rows) == query.limit else None
+        more = cursors.plain(rows, query.limit, lambda one: one["alert_id"])
         shown = [models.AnomalyAlertView(**row) for row in rows]
         return models.AnomalyAlertPage(len(rows), shown, more)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from iotistica.api import cursors
 from iotistica.api.http import Reply, Request, json_reply
 from iotistica.api.models import job_handlers as models
 from iotistica.api.principal import Principal
@@ -24,7 +25,7 @@ class JobHandlerRoutes:
     async def listed(self, query: models.HandlerQuery, caller: Principal) -> Reply:
         """Job handlers by name."""
         found = await self._store.listed(caller.tenant, after=query.cursor, limit=query.limit)
-        cursor = found[-1]["name"] if len(found) == query.limit else None
+        cursor = cursors.plain(found, query.limit, lambda one: one["name"])
         return json_reply({"count": len(found), "handlers": found, "cursor": cursor})
 
     @route("POST", _PATH, needs="device:control", reply=models.Handler, status=201, errors=(409,))

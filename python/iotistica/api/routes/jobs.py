@@ -10,13 +10,14 @@ from uuid import UUID
 import msgspec
 import orjson
 
-from iotistica.api import window
+from iotistica.api import cursors, window
 from iotistica.api.http import Reply, Request, json_reply
 from iotistica.api.job_events import publish
 from iotistica.api.models import jobs as models
 from iotistica.api.principal import Principal
 from iotistica.api.route import route
 from iotistica.errors import BadRequest
+from iotistica.store.documents import holds_nul
 from iotistica.store.job_templates import JobTemplates
 from iotistica.store.jobs import JobStore, Order
 from iotistica.streams import Channels
@@ -45,7 +46,7 @@ class Jobs:
     async def templates(self, query: models.TemplateQuery, caller: Principal) -> Reply:
         """Templates by name."""
         found = await self._templates.listed(caller.tenant, after=query.cursor, limit=query.limit)
-        cursor = found[-1]["name"] if len(found) == query.limit else None
+        cursor = cursors.plain(found, query.limit, lambda one: one["name"])
         return json_reply({"count": len(found), "templates": found, "cursor": cursor})
 
     @route(
@@ -136,7 +137,7 @@ class Jobs:
         found = await self._store.agents(
             caller.tenant, job, status=query.status, after=query.cursor, limit=query.limit
         )
-        cursor = found[-1]["agent_uuid"] if len(found) == query.limit else None
+        cursor = cursors.plain(found, query.limit, lambda one: one["agent_uuid"])
         return json_reply({"count": len(found), "agents": found, "cursor": cursor})
 
     @route(
@@ -257,7 +258,7 @@ def _text_of(value: Any, name: str) -> str:
         text = orjson.dumps(value).decode()
     except TypeError as error:
         raise BadRequest(f"field {name}: {error}") from None
-    if "\\u0000" in text:
+    if holds_nul(text):
         raise BadRequest(f"field {name} holds a NUL character, which cannot be kept")
     return text
 
@@ -270,7 +271,7 @@ def _cancel(body: bytes) -> models.Cancel:
 
 
 def _cursor(found: Sequence[Mapping[str, Any]], limit: int) -> str | None:
-    return str(found[-1]["id"]) if len(found) == limit else None
+    return cursors.plain(found, limit, lambda one: one["id"])
 
 
 def _shown(job: Mapping[str, Any]) -> dict[str, Any]:

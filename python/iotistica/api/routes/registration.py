@@ -10,6 +10,7 @@ from iotistica import log
 from iotistica._native import format_topic
 from iotistica.api import proofs
 from iotistica.api.accounts.reconciler import Reconciler
+from iotistica.api.agent_brokers import AgentBrokers
 from iotistica.api.agent_digests import AgentDigests
 from iotistica.api.device_keys import DeviceKeys
 from iotistica.api.http import Request
@@ -72,12 +73,14 @@ class AgentRegistration:
         digests: AgentDigests,
         keys: DeviceKeys,
         reconciler: Reconciler,
+        brokers: AgentBrokers,
         settings: Settings,
     ) -> None:
         self._store = store
         self._digests = digests
         self._keys = keys
         self._reconciler = reconciler
+        self._brokers = brokers
         self._settings = settings
 
     @route(
@@ -119,7 +122,7 @@ class AgentRegistration:
         self._keys.forget(admission.uuid)
         if admission.is_new:
             _log.info("agent registered", tenant=admission.tenant, agent=admission.uuid)
-        return self._registered(admission, username)
+        return await self._registered(admission, username)
 
     @route("POST", "/api/v1/device/:uuid/challenge", public=True, limit="device-data")
     async def challenge(self, uuid: UUID) -> Challenge:
@@ -182,12 +185,25 @@ class AgentRegistration:
             agent_version=body.agent_version,
         )
 
-    def _registered(self, admission: Admission, username: str) -> Registered:
-        tenant, uuid = admission.tenant, admission.uuid
+    def _broker(self, username: str, password: str) -> BrokerConfig:
+        """The broker of the settings."""
         broker = urlsplit(self._settings.mqtt_public_url or self._settings.mqtt_url or "")
         protocol, host = broker.scheme or "mqtt", broker.hostname or "localhost"
-        port = broker.port or _PORTS.get(protocol, 1883)
+        return BrokerConfig(
+            protocol=protocol,
+            host=host,
+            port=broker.port or _PORTS.get(protocol, 1883),
+            username=username,
+            password=password,
+            use_tls=protocol in ("mqtts", "wss"),
+        )
+
+    async def _registered(self, admission: Admission, username: str) -> Registered:
+        tenant, uuid = admission.tenant, admission.uuid
         password = self._digests.mqtt_password(username, admission.password_salt)
+        broker = await self._brokers.at_registration(
+            tenant, UUID(uuid), self._broker(username, password)
+        )
         own = format_topic(tenant, uuid, "")
         return Registered(
             id=admission.id,
@@ -201,15 +217,8 @@ class AgentRegistration:
             mqtt=MqttAccess(
                 username=username,
                 password=password,
-                broker=f"{protocol}://{host}:{port}",
-                broker_config=BrokerConfig(
-                    protocol=protocol,
-                    host=host,
-                    port=port,
-                    username=username,
-                    password=password,
-                    use_tls=protocol in ("mqtts", "wss"),
-                ),
+                broker=f"{broker.protocol}://{broker.host}:{broker.port}",
+                broker_config=broker,
                 topics=MqttTopics(
                     publish=[own + rest for rest in _PUBLISHES],
                     subscribe=[own + rest for rest in _SUBSCRIBES],

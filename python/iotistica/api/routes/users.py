@@ -7,6 +7,7 @@ from dataclasses import replace
 import msgspec
 from msgspec import UNSET
 
+from iotistica.api import cursors
 from iotistica.api.http import Request
 from iotistica.api.identity import Identity
 from iotistica.api.models.identity import (
@@ -38,7 +39,7 @@ class Users:
         found = await self._identity.users.page(
             caller.tenant, above=int(query.cursor), limit=query.limit
         )
-        more = str(found[-1].id) if len(found) == query.limit else None
+        more = cursors.plain(found, query.limit, lambda one: one.id)
         return UserList(len(found), [view(user) for user in found], more)
 
     @route("GET", "/api/v1/users/me/permissions", users=True)

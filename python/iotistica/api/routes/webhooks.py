@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from iotistica.api import cursors
 from iotistica.api.http import Request
 from iotistica.api.models import alerts as models
 from iotistica.api.models.anomalies import Number, position
@@ -33,7 +34,7 @@ class Webhooks:
         rows = await self._store.listed(
             caller.tenant, below=position(query.cursor), limit=query.limit
         )
-        more = str(rows[-1]["id"]) if len(rows) == query.limit else None
+        more = cursors.plain(rows, query.limit, lambda one: one["id"])
         return models.WebhookPage(len(rows), [models.WebhookView(**row) for row in rows], more)
 
     @route("POST", "/api/v1/alert-webhooks", needs="settings:write", status=201, errors=(409,))
@@ -98,7 +99,7 @@ class Webhooks:
             below=position(query.cursor),
             limit=query.limit,
         )
-        more = str(rows[-1]["id"]) if len(rows) == query.limit else None
+        more = cursors.plain(rows, query.limit, lambda one: one["id"])
         return models.DeliveryPage(len(rows), [_delivery(row) for row in rows], more)
 
     @route(
