@@ -31,6 +31,7 @@ __all__ = [
     "encode_tenant",
     "explain",
     "format_topic",
+    "lttb",
     "parse_topic",
     "serve_broker",
     "serve_door",
@@ -352,6 +353,13 @@ def decode(payload: bytes, limits: Limits | None = None) -> bytes:
 def explain(topic: str | None, payload: bytes, context: Context, *, now_ms: int) -> bytes:
     """JSON report of what each stage makes of a payload: sniffed as, inflated bytes, decoded
     value, expanded value, rows, rejects. For `iotistica decode`."""
+
+def lttb(times: Sequence[float], values: Sequence[float | None], points: int) -> list[int]:
+    """Indices of at most `points` points that look most like all: largest triangle three buckets.
+
+    Times ascend. What has no value, or none that is finite, is never among them. The GIL is
+    released.
+    """
 
 def serve_broker(config: BrokerConfig) -> None:
     """Run the MQTT 5 broker until SIGTERM or SIGINT; SIGHUP reloads the credentials.

@@ -16,6 +16,8 @@
 //! the table already, [`arrays`] writes a little of it as array literals. [`marks`] remembers for which
 //! hours the rollups must be made anew.
 //!
+//! [`downsample`] is for what was stored: it thins series out for plots.
+//!
 //! [`batch`] composes the stages; [`mod@tally`] sums up what became of the messages; [`reject`] lists
 //! everything that can be wrong; [`limits`] and [`context`] are what the caller decides; [`explain`]
 //! tells a person what each stage did.
@@ -29,6 +31,7 @@ pub mod copy;
 pub mod decode;
 pub mod dedup;
 pub mod dictionary;
+pub mod downsample;
 pub mod entry;
 pub mod expand;
 pub mod explain;

@@ -6,6 +6,7 @@ mod broker;
 mod buffer;
 mod context;
 mod door;
+mod downsample;
 mod enter;
 mod marks;
 mod payload;
@@ -29,6 +30,8 @@ mod _native {
     use crate::context::{Context, Limits};
     #[pymodule_export]
     use crate::door::serve_door;
+    #[pymodule_export]
+    use crate::downsample::lttb;
     #[pymodule_export]
     use crate::enter::{InvalidTopic, Undecodable};
     #[pymodule_export]
