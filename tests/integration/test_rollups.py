@@ -138,9 +138,15 @@ async def refresh(pool: Pool, connection: asyncpg.Connection, now: datetime = NO
         assert await rollups.waiting() == 0
         return
     for level in STEPS:
-        await connection.execute(
-            f"CALL refresh_continuous_aggregate('readings_{level}', NULL, NULL)"
-        )
+        statement = f"CALL refresh_continuous_aggregate('readings_{level}', NULL, NULL)"
+        while True:
+            try:
+                await connection.execute(statement)
+            except asyncpg.LockNotAvailableError:
+                # The first run of its policy is under way.
+                await asyncio.sleep(0.05)
+            else:
+                break
 
 
 def some_readings(seed: int, *, count: int, hours: float = 50.0) -> list[Reading]:

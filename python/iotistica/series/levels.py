@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeAlias
 
+from iotistica.errors import BadRequest
+
 Resolution: TypeAlias = Literal["auto", "raw", "1m", "1h", "daily"]
 Level: TypeAlias = Literal["raw", "1m", "1h", "daily"]
 
@@ -58,6 +60,20 @@ def plan(span: timedelta, points: int, *, resolution: Resolution = "auto") -> Pl
     level = _level(step)
     if level == "raw" and span > MOST_RAW:
         return Plan("1m", WIDTHS["1m"])
+    return Plan(level, step)
+
+
+def plan_of_step(step: timedelta, span: timedelta) -> Plan:
+    """Steps of a given length. Raises `BadRequest` where they cannot be made for such a range."""
+    level = max(
+        (name for name, width in WIDTHS.items() if not width or not step % width),
+        key=WIDTHS.__getitem__,
+    )
+    if level == "raw" and span > MOST_RAW + _SECOND:
+        raise BadRequest(
+            f"the step is {step.total_seconds():g} s: steps that are no whole minutes are made of "
+            f"single readings, for at most {MOST_RAW.total_seconds() / 3600:g} hours"
+        )
     return Plan(level, step)
 
 

@@ -4,14 +4,25 @@ agent is the tenant's. How each is planned for a table of many days: migrations 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import asyncpg
 
-from iotistica.series.levels import MOST_RAW, ORIGIN, WIDTHS, Plan, Resolution, ceiling, floor, plan
+from iotistica.series.levels import (
+    MOST_RAW,
+    ORIGIN,
+    WIDTHS,
+    Plan,
+    Resolution,
+    ceiling,
+    floor,
+    plan,
+    plan_of_step,
+)
 from iotistica.store.pool import Pool, unavailable
+from iotistica.store.query_slots import QuerySlots, Reader
 
 _OWN = "agents.tenant_id = $1 AND agents.uuid = $2"
 _METRICS = f"""
@@ -31,8 +42,10 @@ CROSS JOIN LATERAL readings_buckets('daily', ARRAY[agents.uuid], $3, $4, $5)
 WHERE {_OWN} AND ($6::text[] IS NULL OR protocol = ANY ($6))
 """  # noqa: S608 (constants only)
 _MERGED = """
-SELECT time, metric_name, protocol, unit, device_name, state[2] / nullif(state[1], 0) AS avg_value,
-       min_value, max_value, first_value[2] AS first_value, last_value[2] AS last_value,
+SELECT time, metric_name, protocol, unit, device_name,
+       state[2] / nullif(state[1], 0) AS avg_value,
+       CASE WHEN state[1] > 0 THEN state[2] END AS sum_value, min_value, max_value,
+       first_value[2] AS first_value, last_value[2] AS last_value,
        float8_stddev_samp(state) AS stddev_value, sample_count,
        good_count::double precision / sample_count AS quality_ratio, max_anomaly_score
 FROM (
@@ -97,6 +110,10 @@ class Question:
     limit: int
     """Rows of a page. Where the resolution is chosen here, one page holds the whole answer."""
     resolution: Resolution = "auto"
+    step: timedelta | None = None
+    """In steps of this length instead; with a start."""
+    only_steps: bool = False
+    """Steps even where single readings are few enough."""
     after: tuple[datetime, str] | None = None
     """Time and metric of the last row of the page before."""
 
@@ -109,27 +126,44 @@ class Series:
     rows: Rows
     is_whole: bool
     """False where another page follows."""
+    window: tuple[datetime, datetime] | None = None
+    """Of steps: start of the first that is asked for, and end of the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """Where a question is answered, and of what."""
+
+    reader: Reader
+    tenant: str
+    agent: UUID
+    metrics: Sequence[str]
+    asked: Question
 
 
 class SeriesStore:
     """Queries on readings. Every method raises `StoreUnavailable`, and gives None for an agent
     that is unknown or another tenant's."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, slots: QuerySlots | None = None) -> None:
         self._pool = pool
+        self._slots = slots or QuerySlots(pool)
 
     async def timeseries(self, tenant: str, agent: UUID, asked: Question) -> Series | None:
-        """Single readings where they are at most `limit` or asked for; else steps."""
-        with unavailable("read readings"):
-            metrics = await self._pool.fetchval(_METRICS, tenant, agent, asked.metrics)
+        """Single readings where they are at most `limit` or asked for; else steps.
+
+        Raises `BadRequest` for a step that a range of this length cannot be made of, `TooSlow`,
+        `Busy`.
+        """
+        async with self._slots.take("read readings") as reader:
+            metrics = await reader.fetchval(_METRICS, tenant, agent, asked.metrics)
             if metrics is None:
                 return None
-            chosen = await self._choose(tenant, agent, metrics, asked)
+            scope = _Scope(reader, tenant, agent, metrics, asked)
+            chosen = await _choose(scope)
             if isinstance(chosen, Series):
                 return chosen
-            if chosen.step is None:
-                return await self._newest(tenant, agent, metrics, asked)
-            return await self._steps(tenant, agent, metrics, asked, chosen)
+            return await (_newest(scope) if chosen.step is None else _steps(scope, chosen))
 
     async def latest(
         self, tenant: str, agent: UUID, *, metrics: Sequence[str] | None = None
@@ -147,60 +181,67 @@ class SeriesStore:
             rows = await self._pool.fetch(_DEVICE_TIMES, tenant, agent)
         return {row["device_name"]: row["time"] for row in rows}
 
-    async def _choose(
-        self, tenant: str, agent: UUID, metrics: Sequence[str], asked: Question
-    ) -> Plan | Series:
-        """The plan; or the answer at once, where it had to be fetched to find out."""
-        if asked.resolution != "auto" or asked.start is None:
-            resolution = "raw" if asked.resolution == "auto" else asked.resolution
-            return plan(timedelta(0), asked.limit, resolution=resolution)
-        span = _end(asked) - asked.start
-        # A step more, as both ends are rounded outwards.
-        points = max(asked.limit // max(len(metrics), 1) - 1, 1)
-        if span <= MOST_RAW:
-            raw = await self._newest(tenant, agent, metrics, asked)
-            if raw.is_whole:
-                return raw
-        else:
-            day = WIDTHS["daily"]
-            since, until = floor(asked.start, day), ceiling(_end(asked), day)
-            arguments = (metrics, since, until, asked.protocols)
-            if await self._pool.fetchval(_SAMPLES, tenant, agent, *arguments) <= asked.limit:
-                return plan(span, points, resolution="raw")
+
+async def _choose(scope: _Scope) -> Plan | Series:
+    """The plan; or the answer at once, where it had to be fetched to find out."""
+    asked = scope.asked
+    if asked.start is not None and asked.step is not None:
+        return plan_of_step(asked.step, _end(asked) - asked.start)
+    if asked.resolution != "auto" or asked.start is None:
+        resolution = "raw" if asked.resolution == "auto" else asked.resolution
+        return plan(timedelta(0), asked.limit, resolution=resolution)
+    span = _end(asked) - asked.start
+    # A step more, as both ends are rounded outwards.
+    points = max(asked.limit // max(len(scope.metrics), 1) - 1, 1)
+    if asked.only_steps:
         return plan(span, points)
+    if span <= MOST_RAW:
+        raw = await _newest(scope)
+        if raw.is_whole:
+            return raw
+    elif await _samples(scope, asked.start, _end(asked)) <= asked.limit:
+        return plan(span, points, resolution="raw")
+    return plan(span, points)
 
-    async def _newest(
-        self, tenant: str, agent: UUID, metrics: Sequence[str], asked: Question
-    ) -> Series:
-        # Without bounds, readings of a clock that is ahead are among the newest.
-        end = _end(asked) if asked.start or asked.end else datetime.now(UTC) + _TOMORROW
-        rows = await self._pool.fetch(
-            _NEWEST,
-            *(tenant, agent, metrics, asked.protocols, asked.start, end),
-            *(asked.after or (None, None)),
-            asked.limit + 1,
-        )
-        return _page(Plan("raw", None), rows, asked.limit)
 
-    async def _steps(
-        self, tenant: str, agent: UUID, metrics: Sequence[str], asked: Question, chosen: Plan
-    ) -> Series:
-        assert chosen.step is not None
-        # Whole steps, so that those at the ends are not made of parts.
-        since = None if asked.start is None else floor(asked.start, chosen.step)
-        until = ceiling(_end(asked), chosen.step)
-        if since is None:
-            since = until - asked.limit * chosen.step
-        arguments = (
-            *(tenant, agent, since, until, chosen.step, ORIGIN, asked.protocols),
-            *(asked.after or (None, None)),
-            asked.limit + 1,
-        )
-        if chosen.level == "raw":
-            rows = await self._pool.fetch(_FINE_STEPS, *arguments, metrics)
-        else:
-            rows = await self._pool.fetch(_STEPS, *arguments, chosen.level, metrics)
-        return _page(chosen, rows, asked.limit)
+async def _samples(scope: _Scope, start: datetime, end: datetime) -> int:
+    """Readings of the days that the range touches."""
+    day = WIDTHS["daily"]
+    arguments = (scope.metrics, floor(start, day), ceiling(end, day), scope.asked.protocols)
+    return int(await scope.reader.fetchval(_SAMPLES, scope.tenant, scope.agent, *arguments))
+
+
+async def _newest(scope: _Scope) -> Series:
+    asked = scope.asked
+    # Without bounds, readings of a clock that is ahead are among the newest.
+    end = _end(asked) if asked.start or asked.end else datetime.now(UTC) + _TOMORROW
+    rows = await scope.reader.fetch(
+        _NEWEST,
+        *(scope.tenant, scope.agent, scope.metrics, asked.protocols, asked.start, end),
+        *(asked.after or (None, None)),
+        asked.limit + 1,
+    )
+    return _page(Plan("raw", None), rows, asked.limit)
+
+
+async def _steps(scope: _Scope, chosen: Plan) -> Series:
+    assert chosen.step is not None
+    asked = scope.asked
+    # Whole steps, so that those at the ends are not made of parts.
+    since = None if asked.start is None else floor(asked.start, chosen.step)
+    until = ceiling(_end(asked), chosen.step)
+    if since is None:
+        since = until - asked.limit * chosen.step
+    arguments = (
+        *(scope.tenant, scope.agent, since, until, chosen.step, ORIGIN, asked.protocols),
+        *(asked.after or (None, None)),
+        asked.limit + 1,
+    )
+    if chosen.level == "raw":
+        rows = await scope.reader.fetch(_FINE_STEPS, *arguments, scope.metrics)
+    else:
+        rows = await scope.reader.fetch(_STEPS, *arguments, chosen.level, scope.metrics)
+    return replace(_page(chosen, rows, asked.limit), window=(since, until))
 
 
 def _page(chosen: Plan, rows: Rows, limit: int) -> Series:

@@ -1,0 +1,24 @@
+"""The query path: what is asked about readings, within bounds (docs/queries.md)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from iotistica.api.routes.readings import Readings
+from iotistica.settings import Settings
+from iotistica.store.buckets import BucketStore
+from iotistica.store.pool import Pool
+from iotistica.store.query_slots import QuerySlots
+from iotistica.store.series import SeriesStore
+
+
+def query_handlers(settings: Settings, pool: Pool) -> list[Any]:
+    """Handlers of the queries of one process, which share its slots."""
+    slots = QuerySlots(pool, most=settings.query_max_at_once, limit_s=settings.query_timeout_s)
+    return [
+        Readings(
+            SeriesStore(pool, slots),
+            BucketStore(slots, most=settings.query_max_points),
+            plot_readings=settings.query_plot_readings,
+        ),
+    ]
