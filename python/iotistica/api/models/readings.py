@@ -192,7 +192,7 @@ class MetricSummary(TypedDict):
     first_reading_time: datetime
 
 
-class Summary(TypedDict):
+class ReadingSummary(TypedDict):
     """Metrics of an agent, by name, protocol and unit."""
 
     agent_uuid: str

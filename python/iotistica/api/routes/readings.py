@@ -150,7 +150,7 @@ class Readings:
         """Days (UTC) of a metric, the newest first, each device behind the agent by itself."""
         return await self._rollup(request, caller.tenant, (uuid, metric), query, "daily")
 
-    @route("GET", "/api/v1/readings/:uuid/summary", needs="data:read", reply=models.Summary)
+    @route("GET", "/api/v1/readings/:uuid/summary", needs="data:read", reply=models.ReadingSummary)
     async def summary(self, uuid: UUID, caller: Principal) -> Reply:
         """How many readings of each metric of an agent there are, and of which time."""
         rows = await self._buckets.summary(caller.tenant, uuid)
