@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from iotistica.api.routes.queries import Queries
 from iotistica.api.routes.readings import Readings
 from iotistica.settings import Settings
 from iotistica.store.buckets import BucketStore
+from iotistica.store.metric_queries import Bounds, MetricQueries
 from iotistica.store.pool import Pool
 from iotistica.store.query_slots import QuerySlots
 from iotistica.store.series import SeriesStore
@@ -20,5 +22,15 @@ def query_handlers(settings: Settings, pool: Pool) -> list[Any]:
             SeriesStore(pool, slots),
             BucketStore(slots, most=settings.query_max_points),
             plot_readings=settings.query_plot_readings,
+        ),
+        Queries(
+            MetricQueries(
+                slots,
+                Bounds(
+                    points=settings.query_max_points,
+                    agents=settings.query_max_agents,
+                    readings=settings.query_max_readings,
+                ),
+            )
         ),
     ]
