@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from iotistica.api.routes.metrics import Metrics
 from iotistica.api.routes.queries import Queries
 from iotistica.api.routes.readings import Readings
 from iotistica.settings import Settings
 from iotistica.store.buckets import BucketStore
+from iotistica.store.device_series import DeviceSeries
+from iotistica.store.metric_catalog import MetricCatalog
 from iotistica.store.metric_queries import Bounds, MetricQueries
 from iotistica.store.pool import Pool
 from iotistica.store.query_slots import QuerySlots
@@ -33,4 +36,5 @@ def query_handlers(settings: Settings, pool: Pool) -> list[Any]:
                 ),
             )
         ),
+        Metrics(MetricCatalog(slots), DeviceSeries(slots, most=settings.query_max_points)),
     ]
