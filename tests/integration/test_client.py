@@ -23,7 +23,8 @@ from iotistica.api.models.mqtt_users import (
     MqttUserChange,
     MqttUserQuery,
 )
-from iotistica.api.models.readings import SeriesQuery
+from iotistica.api.models.queries import QueryBody, SubQuery
+from iotistica.api.models.readings import RangeQuery, SeriesQuery
 from iotistica.api.models.target_state import Target, Update
 from iotistica.client import Client, Login
 from iotistica.errors import (
@@ -69,6 +70,22 @@ async def test_readings_come_with_their_types(client: Client) -> None:
     series = await client.readings.timeseries(AGENT, SeriesQuery(metric=ODD, limit=3))
     assert [one["value"] for one in series["readings"]] == [1499, 1498, 1497]
     assert series["readings"][0]["time"].tzinfo is not None
+    day = RangeQuery(start="2024-10-04", end="2024-10-04T23:00:00Z")
+    for buckets in (
+        await client.readings.hourly(AGENT, ODD, day),
+        await client.readings.daily(AGENT, ODD, day),
+    ):
+        assert buckets["metric_name"] == ODD
+        assert [one["sample_count"] for one in buckets["aggregates"]] == [1500]
+    summary = await client.readings.summary(AGENT)
+    assert {one["metric_name"]: one["total_readings"] for one in summary["metrics"]} == {
+        ODD: 1500,
+        "plain": 1500,
+    }
+    asked = SubQuery(metric=ODD, agent_uuids=[uuid.UUID(AGENT)], downsample="1d-max")
+    found = await client.readings.query(QueryBody(start="2024-10-04", queries=[asked]))
+    assert [point["value"] for point in found["results"][0][0]["dps"]] == [1499.0]
+    assert {one["metric_name"] async for one in client.readings.catalog()} == {ODD, "plain"}
     latest = await client.readings.latest(AGENT, ODD, "plain")
     assert {one["metric_name"] for one in latest["readings"]} == {ODD, "plain"}
     with pytest.raises(BadRequest, match="parameter start is 'x'"):
