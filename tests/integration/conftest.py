@@ -109,6 +109,7 @@ async def api(
         "MQTT_URL": mqtt.url_for("iotistica-api", user.password),
         "API_PORT": str(free_port()),
         "JWT_SECRET": cloud_api.KEY,
+        "IOTISTICA_QUERY_TIMEOUT_S": "3",
         **{f"IOTISTICA_RATE_LIMIT_{name}": "1000000" for name in cloud_api.LIMITS},
     }
     process = cloud_api.start(**environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import socket
 import uuid
@@ -35,6 +36,7 @@ from iotistica.errors import (
     NotFound,
     PreconditionFailed,
     StoreUnavailable,
+    TooSlow,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -174,6 +176,17 @@ async def test_a_service_has_a_key(api: Api, client: Client) -> None:
         assert (await service.readings.latest(AGENT))["count"] == 2
         with pytest.raises(Forbidden):
             await service.agents.delete(AGENT)
+
+
+async def test_a_query_that_takes_too_long_is_not_asked_again(api: Api, client: Client) -> None:
+    connection = await asyncpg.connect(api.environment["DATABASE_URL"])
+    try:
+        await connection.execute("BEGIN; LOCK TABLE readings_latest IN ACCESS EXCLUSIVE MODE")
+        async with asyncio.timeout(2 * 3):
+            with pytest.raises(TooSlow, match=r"longer than 3 s \(IOTISTICA_QUERY_TIMEOUT_S\)"):
+                await anext(client.readings.catalog())
+    finally:
+        await connection.close()
 
 
 async def test_an_api_that_is_away_is_unavailable(api: Api) -> None:

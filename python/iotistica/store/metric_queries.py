@@ -6,7 +6,6 @@ where single readings are needed it is known before how many there are.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -245,8 +244,6 @@ class MetricQueries:
                 f"the answer has more than {self._bounds.points} points "
                 "(IOTISTICA_QUERY_MAX_POINTS): ask for a shorter range, fewer agents, longer steps"
             )
-        # Rows of a series follow each other; building lists of them takes its time.
-        await asyncio.sleep(0)
         return [
             Found(
                 agent=str(key[0]),
