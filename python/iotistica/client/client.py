@@ -12,8 +12,8 @@ from iotistica.api.models import endpoints as endpoint_models
 from iotistica.api.models import events as event_models
 from iotistica.api.models import identity as identity_models
 from iotistica.api.models import jobs as job_models
-from iotistica.api.models import mqtt_users as mqtt_models
 from iotistica.api.models import metrics as metric_models
+from iotistica.api.models import mqtt_users as mqtt_models
 from iotistica.api.models import queries as query_models
 from iotistica.api.models import readings as reading_models
 from iotistica.api.models import target_state as target_models
