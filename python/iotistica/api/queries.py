@@ -19,7 +19,9 @@ from iotistica.store.series import SeriesStore
 
 def query_handlers(settings: Settings, pool: Pool) -> list[Any]:
     """Handlers of the queries of one process, which share its slots."""
-    slots = QuerySlots(pool, most=settings.query_max_at_once, limit_s=settings.query_timeout_s)
+    # One connection at least is for everything else.
+    most = max(min(settings.query_max_at_once, settings.database_pool_size - 1), 1)
+    slots = QuerySlots(pool, most=most, limit_s=settings.query_timeout_s)
     return [
         Readings(
             SeriesStore(pool, slots),
