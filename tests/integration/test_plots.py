@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
+import asyncpg
 import pytest
-from tests.integration.test_series import AGENT, DAYS, ask, at, series
+from tests.integration.test_rollups import has_marks
+from tests.integration.test_series import AGENT, DAYS, START, ask, at, series
 from tests.rest import Rest, open_rest
 
 from iotistica.store.pool import Pool
@@ -146,3 +149,27 @@ async def test_times_beyond_the_calendar_are_no_error(series: Rest) -> None:
         assert body["count"] == (3 if step == "7d" else DAYS)
     body = await ask(series, metric="daily", start="9000w-ago", end="now", aggregate="sum")
     assert sum(row["value"] for row in body["readings"]) == 45.0
+
+
+async def test_values_too_large_for_an_average_are_told(
+    series: Rest, connection: asyncpg.Connection
+) -> None:
+    """Some devices send the largest number there is for no value."""
+    # A day that no rollup has been made of.
+    day = START + timedelta(days=DAYS + 5)
+    if await has_marks(connection):
+        await connection.execute("SELECT readings_make_days($1)", [int(day.timestamp()) // 86_400])
+        await connection.execute("INSERT INTO rollup_marks VALUES ($1, $2)", day, AGENT)
+    await connection.execute(
+        """
+        INSERT INTO readings (time, agent_uuid, metric_name, value, protocol)
+        VALUES ($1, $3, 'huge', 0, 'can'), ($2, $3, 'huge', 1.7976931348623157e308, 'can')
+        """,
+        *(day, day + timedelta(seconds=1), AGENT),
+    )
+    path = f"/api/v1/readings/{AGENT}/timeseries?metric=huge&start=2026-03-01&end=2026-03-31"
+    answer = await series.ask("GET", f"{path}&step=5m")
+    assert answer.status == 400, answer.body
+    assert "so large that no average" in answer.body["message"]
+    answer = await series.ask("GET", f"{path}&resolution=raw")
+    assert [row["value"] for row in answer.body["readings"]] == [1.7976931348623157e308, 0.0]

@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from iotistica.errors import Busy, TooSlow
+import asyncpg
+
+from iotistica.errors import BadRequest, Busy, TooSlow
 from iotistica.store.pool import Connection, Pool, Row, is_too_slow, unavailable
 
 _GRACE_S = 1.0
@@ -46,7 +48,7 @@ class QuerySlots:
         """A connection for at most the limit of time.
 
         Raises `Busy` where none gets free in time, `TooSlow` where the limit ends the question,
-        `StoreUnavailable`.
+        `BadRequest` where its numbers overflow, `StoreUnavailable`.
         """
         try:
             await asyncio.wait_for(self._slots.acquire(), self._limit_s)
@@ -73,6 +75,11 @@ class QuerySlots:
             try:
                 async with asyncio.timeout(self._limit_s + _GRACE_S):
                     yield Reader(connection, self._limit_s + _GRACE_S)
+            except asyncpg.NumericValueOutOfRangeError:
+                raise BadRequest(
+                    "values of this range are so large that no average of them can be had; "
+                    "ask for single readings (resolution=raw), or for another range"
+                ) from None
             except Exception as error:
                 if not isinstance(error, TimeoutError) and not is_too_slow(error):
                     raise
