@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import asyncpg
 import pytest
-from tests.integration.test_rollups import has_marks
+from tests.integration.test_rollups import has_marks, refresh
 from tests.integration.test_series import AGENT, DAYS, START, ask, at, series
 from tests.rest import Rest, open_rest
 
@@ -151,25 +151,68 @@ async def test_times_beyond_the_calendar_are_no_error(series: Rest) -> None:
     assert sum(row["value"] for row in body["readings"]) == 45.0
 
 
-async def test_values_too_large_for_an_average_are_told(
-    series: Rest, connection: asyncpg.Connection
+async def test_values_too_large_for_an_average_leave_the_others_theirs(
+    series: Rest, pool: Pool, connection: asyncpg.Connection
 ) -> None:
-    """Some devices send the largest number there is for no value."""
-    # A day that no rollup has been made of.
+    """Some devices send the largest number there is for no value; rollups are made all the same."""
+    day, huge = START + timedelta(days=DAYS + 5), 1.7976931348623157e308
+    if await has_marks(connection):
+        await connection.execute("SELECT readings_make_days($1)", [int(day.timestamp()) // 86_400])
+        await connection.execute("INSERT INTO rollup_marks VALUES ($1, $2)", day, AGENT)
+    await connection.executemany(
+        """
+        INSERT INTO readings (time, agent_uuid, metric_name, value, protocol)
+        VALUES ($1, $2, 'huge', $3, 'can')
+        """,
+        [
+            (day + timedelta(minutes=minute, seconds=second), AGENT, value)
+            for minute, second, value in ((0, 0, 0.0), (0, 1, 4.0), (0, 2, huge), (9, 0, -huge))
+        ],
+    )
+
+    async def asked(step: str) -> list[Any]:
+        window = {"start": day.isoformat(), "end": (day + timedelta(hours=1)).isoformat()}
+        return list((await ask(series, metric="huge", step=step, **window))["readings"])
+
+    before = {step: await asked(step) for step in ("5s", "1m", "1h", "1d")}
+    await refresh(pool, connection, day + timedelta(days=2))
+    for step, rows in before.items():
+        assert await asked(step) == rows
+        assert sum(row["sample_count"] for row in rows) == 4
+        assert rows[-1]["value"] == 2.0
+        assert rows[-1]["max_value"] == huge
+        assert rows[0]["min_value"] == rows[0]["last_value"] == -huge
+    path, window = "/api/v1/readings/query", {"start": day.isoformat(), "end": "2026-03-31"}
+    put = {"metric": "huge", "agent_uuids": [str(AGENT)], "downsample": "1m-max"}
+    await connection.execute(
+        "INSERT INTO readings_latest (agent_uuid, device_name, metric_name, protocol, time)"
+        " VALUES ($1, '', 'huge', 'can', $2)",
+        *(AGENT, day),
+    )
+    answer = await series.ask("POST", path, {**window, "queries": [put]})
+    assert [point["value"] for point in answer.body["results"][0][0]["dps"]] == [huge, -huge]
+
+
+async def test_sums_that_overflow_are_told(series: Rest, connection: asyncpg.Connection) -> None:
     day = START + timedelta(days=DAYS + 5)
     if await has_marks(connection):
         await connection.execute("SELECT readings_make_days($1)", [int(day.timestamp()) // 86_400])
         await connection.execute("INSERT INTO rollup_marks VALUES ($1, $2)", day, AGENT)
-    await connection.execute(
-        """
-        INSERT INTO readings (time, agent_uuid, metric_name, value, protocol)
-        VALUES ($1, $3, 'huge', 0, 'can'), ($2, $3, 'huge', 1.7976931348623157e308, 'can')
-        """,
-        *(day, day + timedelta(seconds=1), AGENT),
-    )
-    path = f"/api/v1/readings/{AGENT}/timeseries?metric=huge&start=2026-03-01&end=2026-03-31"
-    answer = await series.ask("GET", f"{path}&step=5m")
+    for second, device in enumerate("xy"):
+        await connection.execute(
+            """
+            INSERT INTO readings (time, agent_uuid, metric_name, value, protocol, extra)
+            VALUES ($1, $2, 'daily', 1.7e308, 'can', jsonb_build_object('device_name', $3::text))
+            """,
+            *(day + timedelta(seconds=second), AGENT, device),
+        )
+    put = {
+        "metric": "daily",
+        "agent_uuids": [str(AGENT)],
+        "downsample": "1m-max",
+        "aggregator": "sum",
+    }
+    body = {"start": day.isoformat(), "end": "2026-03-31", "queries": [put]}
+    answer = await series.ask("POST", "/api/v1/readings/query", body)
     assert answer.status == 400, answer.body
-    assert "so large that no average" in answer.body["message"]
-    answer = await series.ask("GET", f"{path}&resolution=raw")
-    assert [row["value"] for row in answer.body["readings"]] == [1.7976931348623157e308, 0.0]
+    assert "so large that they overflow" in answer.body["message"]

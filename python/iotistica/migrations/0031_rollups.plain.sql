@@ -66,8 +66,8 @@ SELECT date_bin(interval '1 minute', r.time, 'epoch') AS bucket, r.agent_uuid, r
            FILTER (WHERE r.value IS NOT NULL))[2] AS last_value,
        count(*) AS sample_count, max(r.anomaly_score) AS max_anomaly_score,
        count(*) FILTER (WHERE r.quality = 'good') AS good_count,
-       count(r.value) AS value_count, (moments(r.value))[2] AS value_sum,
-       (moments(r.value))[3] AS value_m2,
+       count(measurable(r.value)) AS value_count, (moments(measurable(r.value)))[2] AS value_sum,
+       (moments(measurable(r.value)))[3] AS value_m2,
        min(r.time) FILTER (WHERE r.value IS NOT NULL) AS first_time,
        max(r.time) FILTER (WHERE r.value IS NOT NULL) AS last_time
 FROM (SELECT DISTINCT agent_uuid, hour FROM rollup_marks) AS m
@@ -93,8 +93,8 @@ SELECT date_bin(interval '1 hour', r.time, 'epoch') AS bucket, r.agent_uuid, r.m
            FILTER (WHERE r.value IS NOT NULL))[2] AS last_value,
        count(*) AS sample_count, max(r.anomaly_score) AS max_anomaly_score,
        count(*) FILTER (WHERE r.quality = 'good') AS good_count,
-       count(r.value) AS value_count, (moments(r.value))[2] AS value_sum,
-       (moments(r.value))[3] AS value_m2,
+       count(measurable(r.value)) AS value_count, (moments(measurable(r.value)))[2] AS value_sum,
+       (moments(measurable(r.value)))[3] AS value_m2,
        min(r.time) FILTER (WHERE r.value IS NOT NULL) AS first_time,
        max(r.time) FILTER (WHERE r.value IS NOT NULL) AS last_time
 FROM (SELECT DISTINCT agent_uuid, hour FROM rollup_marks) AS m
@@ -113,9 +113,9 @@ UNION ALL
 SELECT date_bin('1 day', h.bucket, 'epoch') AS bucket, h.agent_uuid, h.metric_name, h.device_name,
        h.protocol, h.unit, min(h.min_value) AS min_value, max(h.max_value) AS max_value,
        (min(ARRAY[date_part('epoch', h.first_time), h.first_value])
-           FILTER (WHERE h.value_count > 0))[2] AS first_value,
+           FILTER (WHERE h.first_time IS NOT NULL))[2] AS first_value,
        (max(ARRAY[date_part('epoch', h.last_time), h.last_value])
-           FILTER (WHERE h.value_count > 0))[2] AS last_value,
+           FILTER (WHERE h.first_time IS NOT NULL))[2] AS last_value,
        sum(h.sample_count)::bigint AS sample_count,
        max(h.max_anomaly_score) AS max_anomaly_score, sum(h.good_count)::bigint AS good_count,
        sum(h.value_count)::bigint AS value_count,
@@ -184,8 +184,8 @@ BEGIN
                    FILTER (WHERE r.value IS NOT NULL))[2] AS last_value,
                count(*) AS sample_count, max(r.anomaly_score) AS max_anomaly_score,
                count(*) FILTER (WHERE r.quality = 'good') AS good_count,
-               count(r.value) AS value_count, (moments(r.value))[2] AS value_sum,
-               (moments(r.value))[3] AS value_m2,
+               count(measurable(r.value)) AS value_count, (moments(measurable(r.value)))[2] AS value_sum,
+               (moments(measurable(r.value)))[3] AS value_m2,
                min(r.time) FILTER (WHERE r.value IS NOT NULL) AS first_time,
                max(r.time) FILTER (WHERE r.value IS NOT NULL) AS last_time
         FROM unnest($2, $3) AS part (agent_uuid, hour)
@@ -253,9 +253,9 @@ LANGUAGE sql STABLE AS $$
 SELECT date_bin('1 day', h.bucket, 'epoch') AS bucket, h.agent_uuid, h.metric_name, h.device_name,
        h.protocol, h.unit, min(h.min_value) AS min_value, max(h.max_value) AS max_value,
        (min(ARRAY[date_part('epoch', h.first_time), h.first_value])
-           FILTER (WHERE h.value_count > 0))[2] AS first_value,
+           FILTER (WHERE h.first_time IS NOT NULL))[2] AS first_value,
        (max(ARRAY[date_part('epoch', h.last_time), h.last_value])
-           FILTER (WHERE h.value_count > 0))[2] AS last_value,
+           FILTER (WHERE h.first_time IS NOT NULL))[2] AS last_value,
        sum(h.sample_count)::bigint AS sample_count,
        max(h.max_anomaly_score) AS max_anomaly_score, sum(h.good_count)::bigint AS good_count,
        sum(h.value_count)::bigint AS value_count,
@@ -354,9 +354,9 @@ BEGIN
     SELECT date_bin('1 hour', h.bucket, 'epoch') AS bucket, h.agent_uuid, h.metric_name, h.device_name,
            h.protocol, h.unit, min(h.min_value) AS min_value, max(h.max_value) AS max_value,
            (min(ARRAY[date_part('epoch', h.first_time), h.first_value])
-               FILTER (WHERE h.value_count > 0))[2] AS first_value,
+               FILTER (WHERE h.first_time IS NOT NULL))[2] AS first_value,
            (max(ARRAY[date_part('epoch', h.last_time), h.last_value])
-               FILTER (WHERE h.value_count > 0))[2] AS last_value,
+               FILTER (WHERE h.first_time IS NOT NULL))[2] AS last_value,
            sum(h.sample_count)::bigint AS sample_count,
            max(h.max_anomaly_score) AS max_anomaly_score, sum(h.good_count)::bigint AS good_count,
            sum(h.value_count)::bigint AS value_count,

@@ -59,13 +59,15 @@ LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN QUERY EXECUTE format($query$
         SELECT date_bin($3, time, $4), agent_uuid, metric_name, extra ->> 'device_name', protocol,
-               unit, (moments(value))[2] / nullif((moments(value))[1], 0), min(value), max(value),
+               unit,
+               (moments(measurable(value)))[2] / nullif((moments(measurable(value)))[1], 0),
+               min(value), max(value),
                (min(ARRAY[date_part('epoch', time), value]) FILTER (WHERE value IS NOT NULL))[2],
                (max(ARRAY[date_part('epoch', time), value]) FILTER (WHERE value IS NOT NULL))[2],
-               float8_stddev_samp(moments(value)), count(*),
+               float8_stddev_samp(moments(measurable(value))), count(*),
                count(*) FILTER (WHERE quality = 'good')::double precision / count(*),
-               max(anomaly_score), count(*) FILTER (WHERE quality = 'good'), count(value),
-               (moments(value))[2], (moments(value))[3],
+               max(anomaly_score), count(*) FILTER (WHERE quality = 'good'), count(measurable(value)),
+               (moments(measurable(value)))[2], (moments(measurable(value)))[3],
                min(time) FILTER (WHERE value IS NOT NULL),
                max(time) FILTER (WHERE value IS NOT NULL)
         FROM readings

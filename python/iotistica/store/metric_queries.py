@@ -94,7 +94,7 @@ SELECT * FROM (
                        AS state,
                    min(min_value) AS lowest, max(max_value) AS highest,
                    max(ARRAY[date_part('epoch', last_time), last_value])
-                       FILTER (WHERE value_count > 0) AS last,
+                       FILTER (WHERE first_time IS NOT NULL) AS last,
                    sum(sample_count)::double precision AS count
             FROM {{source}} AS part
             WHERE {_SERIES_FITS}

@@ -77,8 +77,8 @@ class QuerySlots:
                     yield Reader(connection, self._limit_s + _GRACE_S)
             except asyncpg.NumericValueOutOfRangeError:
                 raise BadRequest(
-                    "values of this range are so large that no average of them can be had; "
-                    "ask for single readings (resolution=raw), or for another range"
+                    "values of this range are so large that they overflow where they are put "
+                    "together; ask for single readings, or for another range"
                 ) from None
             except Exception as error:
                 if not isinstance(error, TimeoutError) and not is_too_slow(error):

@@ -55,9 +55,9 @@ FROM (
            merge_moments(ARRAY[value_count, value_sum, value_m2]::double precision[]) AS state,
            min(min_value) AS min_value, max(max_value) AS max_value,
            min(ARRAY[date_part('epoch', first_time), first_value])
-               FILTER (WHERE value_count > 0) AS first_value,
+               FILTER (WHERE first_time IS NOT NULL) AS first_value,
            max(ARRAY[date_part('epoch', last_time), last_value])
-               FILTER (WHERE value_count > 0) AS last_value,
+               FILTER (WHERE first_time IS NOT NULL) AS last_value,
            sum(sample_count)::bigint AS sample_count, sum(good_count)::bigint AS good_count,
            max(max_anomaly_score) AS max_anomaly_score
     FROM agents CROSS JOIN LATERAL {source} AS bucket
