@@ -70,6 +70,9 @@ async def fill(url: str) -> None:
     await connection.execute("SELECT readings_make_days(ARRAY[20000, 20001])")
     for agent in (AGENT, FOREIGN):
         await connection.execute(
+            "INSERT INTO rollup_marks VALUES (date '1970-01-01' + 20000, $1)", agent
+        )
+        await connection.execute(
             """
             INSERT INTO readings (time, agent_uuid, metric_name, value, quality, unit, protocol,
                                   extra, anomaly_score)

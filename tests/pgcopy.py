@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
+from iotistica._native import Marks
+
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _US = timedelta(microseconds=1)
@@ -41,7 +43,17 @@ class CopyRows:
 
     copy: Stream
     latest: Stream
-    days: list[int]
+    parts: list[tuple[str, int]]
+
+    @property
+    def days(self) -> list[int]:
+        return sorted({hour // 24 for _, hour in self.parts})
+
+    def unmarked(self, marks: Marks, closed_before: int) -> tuple[list[str], list[int]]:
+        return [agent for agent, _ in self.parts], [hour for _, hour in self.parts]
+
+    def marked(self, marks: Marks) -> None:
+        pass
 
 
 class _Json(str):
@@ -116,5 +128,5 @@ def copy_rows(*rows: Row) -> CopyRows:
             )
             for row in newest.values()
         ),
-        days=sorted({int(row.time.timestamp() // 86_400) for row in rows}),
+        parts=sorted({(str(row.agent), int(row.time.timestamp() // 3600)) for row in rows}),
     )

@@ -12,6 +12,7 @@ use iotistica_core::context::Context;
 use iotistica_core::copy::Copy;
 use iotistica_core::decode;
 use iotistica_core::dictionary::Dictionary;
+use iotistica_core::downsample::lttb;
 use iotistica_core::entry::Entry;
 use iotistica_core::expand::{self, Compact};
 use iotistica_core::ids;
@@ -395,5 +396,39 @@ proptest! {
         let entry = Entry { id: b"1-0", fields: fields.iter().map(Vec::as_slice).collect() };
         let batch = Encoder::new(&context).encode(&[entry], &context, options(true));
         prop_assert!(batch.rejects.iter().all(|rejected| rejected.reject.reason != Reason::Panicked));
+    }
+}
+
+/// Points of a series: some have no value, some are as large as numbers get.
+fn points() -> impl Strategy<Value = Vec<f64>> {
+    let value = prop_oneof![
+        8 => -1e6..1e6,
+        1 => Just(f64::NAN),
+        1 => prop_oneof![Just(f64::INFINITY), Just(f64::MAX), Just(f64::MIN)],
+    ];
+    vec(value, 0..300)
+}
+
+proptest! {
+    #[test]
+    fn downsampling_keeps_the_ends_and_the_number(values in points(), most in 0usize..60) {
+        let times: Vec<f64> = (0..values.len()).map(|i| i as f64).collect();
+        let there: Vec<usize> = (0..values.len()).filter(|&i| values[i].is_finite()).collect();
+        let chosen = lttb(&times, &values, most);
+        prop_assert_eq!(chosen.len(), there.len().min(most));
+        prop_assert!(chosen.windows(2).all(|pair| pair[0] < pair[1]));
+        prop_assert!(chosen.iter().all(|i| there.contains(i)));
+        if most >= 2 && !there.is_empty() {
+            prop_assert_eq!(chosen.first(), there.first());
+            prop_assert_eq!(chosen.last(), there.last());
+        }
+    }
+
+    #[test]
+    fn downsampling_finds_a_lonely_peak(len in 50usize..300, at in 1usize..49, most in 3usize..40) {
+        let times: Vec<f64> = (0..len).map(|i| i as f64).collect();
+        let mut values = vec![0.0; len];
+        values[at] = 1.0;
+        prop_assert!(lttb(&times, &values, most).contains(&at));
     }
 }

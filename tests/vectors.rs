@@ -11,6 +11,7 @@ use bumpalo::Bump;
 use iotistica_core::batch::{Batch, Encoder, Need, Options};
 use iotistica_core::context::Context;
 use iotistica_core::dictionary::Dictionary;
+use iotistica_core::downsample;
 use iotistica_core::entry::Entry;
 use iotistica_core::expand::{self, Compact};
 use iotistica_core::explain::explain;
@@ -21,7 +22,7 @@ use iotistica_core::reject::Reject;
 use iotistica_core::tally::{self, Tally};
 use iotistica_core::topic::{self, Topic};
 use iotistica_core::value::Value;
-use iotistica_core::{decode, ids};
+use iotistica_core::{decode, ids, marks};
 use serde_json::{Value as Json, json};
 
 const TENANT: &str = "73eddd385ce8";
@@ -297,7 +298,7 @@ fn copy_stage() {
         assert_eq!(hex(&batch.copy.bytes), text(&case, "copy"), "{}", case["name"]);
         assert_eq!(hex(&batch.latest.bytes), text(&case, "latest"), "{}", case["name"]);
         assert_eq!(json!(batch.copy.arrays()), case["arrays"], "{}", case["name"]);
-        assert_eq!(json!(batch.days), case["days"], "{}", case["name"]);
+        assert_eq!(json!(marks::days(&batch.parts)), case["days"], "{}", case["name"]);
     }
 }
 
@@ -336,4 +337,17 @@ fn a_diverted_message_leaves_nothing_behind() {
     assert_eq!((diverted.copy.rows, diverted.outcomes.len(), diverted.unknown_fields), (0, 0, 0));
     let decided = encode(Some(NOW_MS - 60_000));
     assert_eq!((decided.copy.rows, decided.outcomes.len(), decided.unknown_fields), (1, 1, 1));
+}
+
+#[test]
+fn lttb() {
+    for case in vectors("lttb") {
+        let numbers = |key: &str| -> Vec<f64> {
+            let values = case[key].as_array().unwrap().iter();
+            values.map(|value| value.as_f64().unwrap_or(f64::NAN)).collect()
+        };
+        let points = case["points"].as_u64().unwrap() as usize;
+        let chosen = downsample::lttb(&numbers("times"), &numbers("values"), points);
+        assert_eq!(json!(chosen), case["chosen"], "{}", text(&case, "name"));
+    }
 }

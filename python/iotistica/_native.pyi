@@ -15,6 +15,7 @@ __all__ = [
     "CopyBuffer",
     "InvalidTopic",
     "Limits",
+    "Marks",
     "Outcome",
     "Reject",
     "Tally",
@@ -30,6 +31,7 @@ __all__ = [
     "encode_tenant",
     "explain",
     "format_topic",
+    "lttb",
     "parse_topic",
     "serve_broker",
     "serve_door",
@@ -278,6 +280,13 @@ class Batch:
     @property
     def days(self) -> list[int]:
         """Days (since 1970-01-01, UTC) that the rows touch, ascending."""
+    def unmarked(self, marks: Marks, closed_before: int) -> tuple[list[str], list[int]]:
+        """Agents, and hours since 1970, to be marked before the rows are committed.
+
+        Hours before `closed_before` always must, others where `marks` does not know them.
+        """
+    def marked(self, marks: Marks) -> None:
+        """Remember the hours that the rows touch, once their marks are committed."""
     @property
     def messages(self) -> int:
         """Messages decided; waiting ones are not among them."""
@@ -313,6 +322,12 @@ class Batch:
     def oldest_received_ms(self) -> int:
         """Earliest reception of a message in the batch, epoch milliseconds; 0 if unknown."""
 
+@final
+class Marks:
+    """What a process has marked for the rollups: hours of agents that got rows."""
+
+    def __new__(cls) -> Marks: ...
+
 def encode_batch(
     entries: Sequence[tuple[bytes, Sequence[bytes]]],
     context: Context,
@@ -338,6 +353,13 @@ def decode(payload: bytes, limits: Limits | None = None) -> bytes:
 def explain(topic: str | None, payload: bytes, context: Context, *, now_ms: int) -> bytes:
     """JSON report of what each stage makes of a payload: sniffed as, inflated bytes, decoded
     value, expanded value, rows, rejects. For `iotistica decode`."""
+
+def lttb(times: Sequence[float], values: Sequence[float | None], points: int) -> list[int]:
+    """Indices of at most `points` points that look most like all: largest triangle three buckets.
+
+    Times ascend. What has no value, or none that is finite, is never among them. The GIL is
+    released.
+    """
 
 def serve_broker(config: BrokerConfig) -> None:
     """Run the MQTT 5 broker until SIGTERM or SIGINT; SIGHUP reloads the credentials.

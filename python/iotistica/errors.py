@@ -59,5 +59,13 @@ class TooMany(IotisticaError):
         """When to try again."""
 
 
+class TooSlow(IotisticaError):
+    """A query took longer than it may; the message names the limit and what would be quicker."""
+
+
+class Busy(IotisticaError):
+    """As much is under way as may be at a time; the same call may pass later."""
+
+
 class StartFailed(IotisticaError):
     """A server of ours ended or never became ready; the message has its last words and its log."""

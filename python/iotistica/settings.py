@@ -23,6 +23,7 @@ from iotistica.identity_settings import IdentitySettings
 from iotistica.live_settings import LiveSettings
 from iotistica.monitor_settings import MonitorSettings
 from iotistica.profiles import PROFILES, Profile
+from iotistica.query_settings import QuerySettings
 from iotistica.quotas import Quota
 from iotistica.setting_names import names as _names
 
@@ -35,7 +36,7 @@ def _autoscale(rule: str) -> AliasChoices:
     return _names(f"autoscale_{rule}", f"AUTOSCALE_{rule.upper()}")
 
 
-class Settings(IdentitySettings, AgentSettings, MonitorSettings, LiveSettings):
+class Settings(IdentitySettings, AgentSettings, MonitorSettings, LiveSettings, QuerySettings):
     """Settings of every iotistica process.
 
     `Settings.load()` is the door: it turns a wrong value into a `ConfigError` of one sentence.

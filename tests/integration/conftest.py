@@ -109,7 +109,8 @@ async def api(
         "MQTT_URL": mqtt.url_for("iotistica-api", user.password),
         "API_PORT": str(free_port()),
         "JWT_SECRET": cloud_api.KEY,
-        # The readings that it has are of 2024.
+        "IOTISTICA_QUERY_TIMEOUT_S": "3",
+        # The readings of `cloud_api` are of 2024.
         "IOTISTICA_RETENTION_DAYS": "36500",
         **{f"IOTISTICA_RATE_LIMIT_{name}": "1000000" for name in cloud_api.LIMITS},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import socket
 import uuid
@@ -24,7 +25,8 @@ from iotistica.api.models.mqtt_users import (
     MqttUserChange,
     MqttUserQuery,
 )
-from iotistica.api.models.readings import SeriesQuery
+from iotistica.api.models.queries import QueryBody, SubQuery
+from iotistica.api.models.readings import RangeQuery, SeriesQuery
 from iotistica.api.models.target_state import Target, Update
 from iotistica.client import Client, Login
 from iotistica.errors import (
@@ -36,6 +38,7 @@ from iotistica.errors import (
     NotFound,
     PreconditionFailed,
     StoreUnavailable,
+    TooSlow,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -71,6 +74,22 @@ async def test_readings_come_with_their_types(client: Client) -> None:
     series = await client.readings.timeseries(AGENT, SeriesQuery(metric=ODD, limit=3))
     assert [one["value"] for one in series["readings"]] == [1499, 1498, 1497]
     assert series["readings"][0]["time"].tzinfo is not None
+    day = RangeQuery(start="2024-10-04", end="2024-10-04T23:00:00Z")
+    for buckets in (
+        await client.readings.hourly(AGENT, ODD, day),
+        await client.readings.daily(AGENT, ODD, day),
+    ):
+        assert buckets["metric_name"] == ODD
+        assert [one["sample_count"] for one in buckets["aggregates"]] == [1500]
+    summary = await client.readings.summary(AGENT)
+    assert {one["metric_name"]: one["total_readings"] for one in summary["metrics"]} == {
+        ODD: 1500,
+        "plain": 1500,
+    }
+    asked = SubQuery(metric=ODD, agent_uuids=[uuid.UUID(AGENT)], downsample="1d-max")
+    found = await client.readings.query(QueryBody(start="2024-10-04", queries=[asked]))
+    assert [point["value"] for point in found["results"][0][0]["dps"]] == [1499.0]
+    assert {one["metric_name"] async for one in client.readings.catalog()} == {ODD, "plain"}
     latest = await client.readings.latest(AGENT, ODD, "plain")
     assert {one["metric_name"] for one in latest["readings"]} == {ODD, "plain"}
     with pytest.raises(BadRequest, match="parameter start is 'x'"):
@@ -159,6 +178,17 @@ async def test_a_service_has_a_key(api: Api, client: Client) -> None:
         assert (await service.readings.latest(AGENT))["count"] == 2
         with pytest.raises(Forbidden):
             await service.agents.delete(AGENT)
+
+
+async def test_a_query_that_takes_too_long_is_not_asked_again(api: Api, client: Client) -> None:
+    connection = await asyncpg.connect(api.environment["DATABASE_URL"])
+    try:
+        await connection.execute("BEGIN; LOCK TABLE readings_latest IN ACCESS EXCLUSIVE MODE")
+        async with asyncio.timeout(2 * 3):
+            with pytest.raises(TooSlow, match=r"longer than 3 s \(IOTISTICA_QUERY_TIMEOUT_S\)"):
+                await anext(client.readings.catalog())
+    finally:
+        await connection.close()
 
 
 async def test_an_api_that_is_away_is_unavailable(api: Api) -> None:

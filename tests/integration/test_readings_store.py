@@ -208,11 +208,11 @@ async def test_broken_stream_is_a_refusal_and_the_next_batch_passes(
     store: ReadingStore, connection: asyncpg.Connection
 ) -> None:
     whole = copy_rows(*series(3))
-    broken = CopyRows(whole.copy[:-20], whole.latest, whole.days)
+    broken = CopyRows(whole.copy[:-20], whole.latest, whole.parts)
     with pytest.raises(asyncpg.PostgresError) as caught:
         await store.commit_fresh(broken)
     assert is_refusal(caught.value)
-    nul = CopyRows(whole.copy.replace(b"modbus", b"mod\0us"), whole.latest, whole.days)
+    nul = CopyRows(whole.copy.replace(b"modbus", b"mod\0us"), whole.latest, whole.parts)
     with pytest.raises(asyncpg.PostgresError) as caught:
         await store.commit_fresh(nul)
     assert is_refusal(caught.value)

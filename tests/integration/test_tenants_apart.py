@@ -71,6 +71,7 @@ KINDS = {
     "protocol": {"/api/v1/agents": "protocol"},
     "deviceName": {"/api/v1/agents": "endpoint"},
     "correlationId": {"/api/v1/events": "request"},
+    "metric": {"/api/v1/readings": "metric"},
 }
 
 
@@ -159,6 +160,7 @@ async def furnish(
     things = {
         "agent": agent,
         "version": 1,
+        "metric": MARK,
         "app": "7",
         "endpoint": "plc",
         "protocol": "can",
@@ -218,6 +220,7 @@ async def furnish(
         """,
         *(tenant, things["rule"], MARK, agent),
     )
+    await measure(connection, agent)
     things["delivery"] = await connection.fetchval(
         """
         INSERT INTO alert_deliveries (tenant_id, webhook_id, event, payload, status)
@@ -226,6 +229,24 @@ async def furnish(
         *(tenant, things["webhook"]),
     )
     return {name: str(thing) for name, thing in things.items()}
+
+
+async def measure(connection: asyncpg.Connection, agent: str) -> None:
+    """A reading, and what ingestion keeps beside it."""
+    if await connection.fetchval("SELECT to_regclass('rollup_marks') IS NOT NULL"):
+        await connection.execute("SELECT readings_make_days(ARRAY[20000])")
+        await connection.execute(
+            "INSERT INTO rollup_marks VALUES (date '1970-01-01' + 20000, $1)", agent
+        )
+    for table, column, value in (
+        ("readings", "extra", orjson.dumps({"device_name": MARK}).decode()),
+        ("readings_latest", "device_name", MARK),
+    ):
+        await connection.execute(
+            f"INSERT INTO {table} (time, agent_uuid, metric_name, protocol, unit, {column})"
+            " VALUES (date '1970-01-01' + 20000, $1, $2, $2, $2, $3)",
+            *(agent, MARK, value),
+        )
 
 
 def absent_like(things: Mapping[str, str]) -> dict[str, str]:

@@ -168,7 +168,7 @@ async def test_an_agent_without_readings_has_none(api: Api) -> None:
         (
             "start=yesterday",
             "parameter start is 'yesterday'; allowed is an ISO 8601 time such as "
-            "2026-01-31T12:00:00Z",
+            "2026-01-31T12:00:00Z, now, or a time before now such as 7d-ago (s, m, h, d, w)",
         ),
         (
             "start=2024-01-02&end=2024-01-01",

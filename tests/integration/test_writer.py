@@ -258,7 +258,7 @@ async def test_a_clean_part_that_fails_leaves_nothing_of_the_rest(
     both = batch(Message(AGENTS[0], 0), Message(AGENTS[1], 0))
     clean, suspect = both.split([1])
     with pytest.raises(asyncpg.UniqueViolationError):
-        await store.commit_split(clean, suspect, both.days)
+        await store.commit_split(both, clean, suspect)
     assert await connection.fetchval("SELECT count(*) FROM readings") == len(METRICS) * SAMPLES
 
 

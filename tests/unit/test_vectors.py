@@ -165,3 +165,8 @@ def test_copy(case: Case) -> None:
     assert list(batch.copy.arrays()) == case["arrays"]
     assert batch.days == case["days"]
     assert batch.oldest_received_ms == NOW_MS
+
+
+@cases("lttb")
+def test_lttb(case: Case) -> None:
+    assert _native.lttb(case["times"], case["values"], case["points"]) == case["chosen"]

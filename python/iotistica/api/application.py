@@ -23,6 +23,7 @@ from iotistica.api.live.listener import Listener
 from iotistica.api.monitoring import monitoring_handlers
 from iotistica.api.peers import Peers
 from iotistica.api.presence import Presence, presence_of
+from iotistica.api.queries import query_handlers
 from iotistica.api.route import Route, routes_of
 from iotistica.api.routes import state_poll
 from iotistica.api.routes.admin import Admin
@@ -40,7 +41,6 @@ from iotistica.api.routes.events import Events
 from iotistica.api.routes.job_handlers import JobHandlerRoutes
 from iotistica.api.routes.jobs import Jobs
 from iotistica.api.routes.live import Live
-from iotistica.api.routes.readings import Readings
 from iotistica.api.routes.roles import Roles
 from iotistica.api.routes.sessions import Sessions
 from iotistica.api.routes.system import System
@@ -59,7 +59,6 @@ from iotistica.store.ledger import LedgerStore
 from iotistica.store.live import LiveStore
 from iotistica.store.pool import Pool, open_pool
 from iotistica.store.roles import RoleStore
-from iotistica.store.series import SeriesStore
 from iotistica.store.targets import TargetStore
 from iotistica.streams import Streams
 
@@ -97,7 +96,7 @@ def handlers(parts: Parts) -> list[Any]:
         AuditLog(Journal(parts.pool)),
         Events(Chronicle(parts.pool), TargetStore(parts.pool)),
         Admin(parts.settings, parts.pool, parts.streams),
-        Readings(SeriesStore(parts.pool)),
+        *query_handlers(parts.settings, parts.pool),
         Audit(Auditor(parts.streams.ledger, ledger), ledger, AgentStore(parts.pool)),
         *agent_handlers(parts.agents),
         *broker_handlers(parts.agents, parts.identity.limiter),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 
 from iotistica import metrics
@@ -36,10 +37,12 @@ from iotistica.store.pool import Pool
 from iotistica.store.presence import PresenceStore
 from iotistica.store.pruning import prune
 from iotistica.store.reports import ReportStore
+from iotistica.store.rollups import Rollups
 from iotistica.streams import Streams
 
 _DEPARTURES_S = 2.0
 _PRUNE_S = 3600.0
+_ROLLUPS_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +108,11 @@ def chores(means: Means, members: Members, *, name: str, hears: Callable[[], boo
             members.forget(agents)
             await means.streams.dictionaries.forget(agents)
 
+    rollups = Rollups(pool)
+
+    async def make_rollups() -> None:
+        await rollups.refresh(datetime.now(UTC))
+
     async def remove_old() -> None:
         for table, count in (await prune(pool, settings)).items():
             metrics.PRUNED.labels(table).inc(count)
@@ -118,6 +126,7 @@ def chores(means: Means, members: Members, *, name: str, hears: Callable[[], boo
         Chore("forget agents that left", _DEPARTURES_S, forget_departed),
         Chore("remove what is old", _PRUNE_S, remove_old),
         Chore("jobs", settings.job_check_s, foreman.work),
+        Chore("rollups", _ROLLUPS_S, make_rollups),
         Chore("old jobs", 600.0, partial(foreman.forget, days=settings.job_retention_days)),
         *alert_chores(settings, pool, means.streams),
     ]

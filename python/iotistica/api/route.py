@@ -178,7 +178,8 @@ def _converted(value: Any, kind: Any, name: str) -> Any:
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
         rule = str(error).partition(" - at ")[0]
-        raise BadRequest(f"parameter {name} is {str(value)[:64]!r}: {_rule(rule)}") from None
+        shown = value[0] if isinstance(value, list) and len(value) == 1 else value
+        raise BadRequest(f"parameter {name} is {str(shown)[:64]!r}: {_rule(rule)}") from None
 
 
 def _query(kind: Any) -> Take:

@@ -15,6 +15,7 @@ from iotistica.api.principal import Principal
 from iotistica.api.route import Route
 from iotistica.errors import (
     BadRequest,
+    Busy,
     Conflict,
     Denied,
     Forbidden,
@@ -23,6 +24,7 @@ from iotistica.errors import (
     StoreUnavailable,
     TooLarge,
     TooMany,
+    TooSlow,
 )
 from iotistica.ops import new_request_id, request_id
 
@@ -35,6 +37,7 @@ _ANSWERS: Mapping[type[Exception], tuple[int, str]] = {
     Conflict: (409, "Conflict"),
     PreconditionFailed: (412, "Precondition failed"),
     TooLarge: (413, "Payload too large"),
+    TooSlow: (504, "Query timeout"),
 }
 
 
@@ -186,6 +189,9 @@ def failure(error: Exception, request: Request) -> Reply:
         case TooMany():
             reply = error_reply(429, "Too many requests", str(error), retryAfter=error.after_s)
             return reply.saying("retry-after", str(error.after_s))
+        case Busy():
+            reply = error_reply(503, "Service unavailable", str(error))
+            return reply.saying("retry-after", "1")
         case StoreUnavailable():
             _log.warning("request not served", path=request.path, error=str(error))
             what = "A server behind the API cannot be reached; try again"

@@ -9,6 +9,8 @@ from uuid import UUID
 from iotistica.api.models import alerts as alert_models
 from iotistica.api.models import anomalies as anomaly_models
 from iotistica.api.models import events as event_models
+from iotistica.api.models import metrics as metric_models
+from iotistica.api.models import queries as query_models
 from iotistica.api.models import readings as reading_models
 from iotistica.client.transport import Transport, segment
 
@@ -33,6 +35,40 @@ class Readings:
         path = f"{_V1}/readings/{segment(agent)}/latest"
         query = reading_models.LatestQuery(metrics=list(metrics))
         return await self._transport.call("GET", path, reading_models.Latest, query=query)
+
+    async def hourly(
+        self, agent: UUID | str, metric: str, window: reading_models.RangeQuery
+    ) -> reading_models.Buckets:
+        """Hours of a metric, the newest first, by device. Raises `NotFound`."""
+        path = f"{_V1}/readings/{segment(agent)}/{segment(metric)}/hourly"
+        return await self._transport.call("GET", path, reading_models.Buckets, query=window)
+
+    async def daily(
+        self, agent: UUID | str, metric: str, window: reading_models.RangeQuery
+    ) -> reading_models.Buckets:
+        """Days of a metric, the newest first, by device. Raises `NotFound`."""
+        path = f"{_V1}/readings/{segment(agent)}/{segment(metric)}/daily"
+        return await self._transport.call("GET", path, reading_models.Buckets, query=window)
+
+    async def summary(self, agent: UUID | str) -> reading_models.ReadingSummary:
+        """How many readings of each metric there are, and since when. Raises `NotFound`."""
+        path = f"{_V1}/readings/{segment(agent)}/summary"
+        return await self._transport.call("GET", path, reading_models.ReadingSummary)
+
+    async def query(self, body: query_models.QueryBody) -> query_models.QueryAnswer:
+        """Metrics of many agents, by agents and tags. Raises `BadRequest`."""
+        path = f"{_V1}/readings/query"
+        return await self._transport.call("POST", path, query_models.QueryAnswer, body=body)
+
+    async def catalog(
+        self, *, search: str | None = None
+    ) -> AsyncIterator[metric_models.CatalogMetric]:
+        """Every metric of the tenant whose name has the text in it."""
+        query = metric_models.CatalogQuery(search=search, limit=1000)
+        path = f"{_V1}/metrics/catalog"
+        async for page in self._transport.pages(path, metric_models.MetricCatalog, query):
+            for metric in page["metrics"]:
+                yield metric
 
 
 class Events:

@@ -25,12 +25,15 @@ from iotistica.errors import (
     StoreUnavailable,
     TooLarge,
     TooMany,
+    TooSlow,
 )
 
 T = TypeVar("T")
 
 _AUTH = "/api/v1/auth"
 _MOST_WAIT_S = 60.0
+_TOO_SLOW = "Query timeout"
+"""The front door has a 504 of its own, which may pass when it is tried again."""
 _REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 """Done twice, these do what they do once (RFC 9110 section 9.2.2)."""
 _ERRORS: Mapping[int, type[IotisticaError]] = {
@@ -272,9 +275,13 @@ def _pause_s(error: TooMany | StoreUnavailable, method: str, attempt: int) -> fl
 
 def _error(status: int, content: bytes, retry_after: str | None) -> IotisticaError:
     try:
-        message = str(orjson.loads(content)["message"])
+        body = orjson.loads(content)
+        kind, message = body["error"], str(body["message"])
     except (ValueError, LookupError, TypeError):
-        message = f"the API answered {status}"
+        kind, message = "", f"the API answered {status}"
+    if status == 504 and kind == _TOO_SLOW:
+        # Not `StoreUnavailable`: again, it would take as long again.
+        return TooSlow(message)
     if status == 429:
         after = retry_after if retry_after is not None and retry_after.isdigit() else "1"
         return TooMany(message, after_s=int(after))

@@ -96,7 +96,7 @@ class Writer:
 
     async def _split(self, batch: Batch, found: list[int]) -> dict[str, int]:
         clean, suspect = batch.split(found)
-        merged = await self._store.commit_split(clean, suspect, batch.days)
+        merged = await self._store.commit_split(batch, clean, suspect)
         metrics.WRITES.labels("split").inc()
         return dict(Counter(clean.agents()) + Counter(merged))
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import asyncpg
 
-from iotistica._native import LATEST_COLUMNS, READINGS_COLUMNS
+from iotistica._native import LATEST_COLUMNS, READINGS_COLUMNS, Marks
 from iotistica.errors import StoreUnavailable
 from iotistica.store.pool import Connection, Pool, affected, held, unavailable
 
@@ -23,6 +23,13 @@ _LIMIT_S = 30.0
 _IS_PARTITIONED = "SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass('readings')"
 _PROBE = "SELECT FROM readings LIMIT 0"
 _MAKE_DAYS = "SELECT readings_make_days($1::integer[])"
+# Hours since 1970; see migration 0031.
+_ENTER = "SELECT (extract(epoch FROM rollup_enter()) / 3600)::integer"
+_MARK = """
+INSERT INTO rollup_marks (agent_uuid, hour)
+SELECT agent::uuid, timestamptz 'epoch' + hour * interval '1 hour'
+FROM unnest($1::text[], $2::integer[]) AS part (agent, hour)
+"""
 
 # Staging tables live as long as their connection and are emptied at commit: making one for each
 # batch would bloat the catalog.
@@ -119,7 +126,7 @@ class Buffer(Protocol):
 
 
 class Rows(Protocol):
-    """What the store needs of a native `Batch`: COPY streams and the days they touch."""
+    """What the store needs of a native `Batch`: COPY streams, days and hours that they touch."""
 
     @property
     def copy(self) -> Buffer: ...
@@ -127,6 +134,8 @@ class Rows(Protocol):
     def latest(self) -> Buffer: ...
     @property
     def days(self) -> Sequence[int]: ...
+    def unmarked(self, marks: Marks, closed_before: int) -> tuple[list[str], list[int]]: ...
+    def marked(self, marks: Marks) -> None: ...
 
 
 class ReadingStore:
@@ -140,25 +149,25 @@ class ReadingStore:
         self._limit_s = limit_s
         self._partitioned: bool | None = None
         self._days: set[int] = set()
+        self._marks = Marks()
 
     async def commit_fresh(self, rows: Rows) -> None:
         """COPY straight into the table. Raises `UniqueViolationError` if any key is there."""
-        async with self._ready(rows.days) as connection:
+        async with self._ready(rows) as connection:
             await _copy(connection, "readings", rows.copy, READINGS_COLUMNS)
 
     async def commit_again(self, rows: Rows) -> dict[str, int]:
         """Merge rows of which any may be there already."""
-        async with self._ready(rows.days) as connection:
+        async with self._ready(rows) as connection:
             return await _merge(connection, rows.copy)
 
-    async def commit_split(
-        self, clean: Buffer, suspect: Buffer, days: Sequence[int]
-    ) -> dict[str, int]:
-        """COPY the clean rows and merge the others, all or nothing; counts the latter alone.
+    async def commit_split(self, rows: Rows, clean: Buffer, suspect: Buffer) -> dict[str, int]:
+        """COPY the clean rows of a batch and merge the others, all or nothing; counts the latter
+        alone.
 
         Raises `UniqueViolationError` if a clean row is there.
         """
-        async with self._ready(days) as connection, connection.transaction():
+        async with self._ready(rows) as connection, _transaction(connection):
             if clean.rows:
                 await _copy(connection, "readings", clean, READINGS_COLUMNS)
             return await _merge(connection, suspect) if suspect.rows else {}
@@ -198,15 +207,21 @@ class ReadingStore:
             self._days.update(missing)
 
     @asynccontextmanager
-    async def _ready(self, days: Sequence[int]) -> AsyncIterator[Connection]:
-        """A connection, with the partitions of these days made.
+    async def _ready(self, rows: Rows) -> AsyncIterator[Connection]:
+        """A connection, with the partitions of a batch made and its hours marked.
 
         A row without a partition: one that was there is not now, so remember none.
         """
-        await self.make_days(days)
+        await self.make_days(rows.days)
         try:
             async with held(self._pool, limit_s=self._limit_s) as connection:
-                yield connection
+                if not self._partitioned:
+                    yield connection  # continuous aggregates see for themselves what has changed
+                    return
+                async with connection.transaction():
+                    await self._mark(connection, rows)
+                    yield connection
+                rows.marked(self._marks)
         except asyncpg.CheckViolationError as error:
             # A rule of the table has a name, and a trigger that raises names no table.
             if error.constraint_name is not None or error.table_name != "readings":
@@ -214,12 +229,24 @@ class ReadingStore:
             self._days.clear()
             raise StoreUnavailable("a partition of readings has been dropped meanwhile") from None
 
+    async def _mark(self, connection: Connection, rows: Rows) -> None:
+        """Note which hours get rows, so that their rollups are made anew."""
+        closed_before = await connection.fetchval(_ENTER)
+        agents, hours = rows.unmarked(self._marks, closed_before)
+        if agents:
+            await connection.execute(_MARK, agents, hours)
+
+
+def _transaction(connection: Connection) -> AbstractAsyncContextManager[Any]:
+    """One of its own where there is none."""
+    return nullcontext() if connection.is_in_transaction() else connection.transaction()
+
 
 async def _merge(connection: Connection, rows: Buffer) -> dict[str, int]:
     if rows.rows <= _MOST_READINGS:
         inserted = await connection.fetch(_MERGE_ARRAYS, *rows.arrays())
     else:
-        async with connection.transaction():
+        async with _transaction(connection):
             await connection.execute(_READINGS_STAGING)
             await _copy(connection, "readings_staging", rows, READINGS_COLUMNS)
             inserted = await connection.fetch(_MERGE)

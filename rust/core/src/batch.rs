@@ -15,6 +15,7 @@ use crate::entry::{self, Entry, Form, Header, Records};
 use crate::expand::{self, Compact};
 use crate::ids::AgentId;
 use crate::inflate::Inflater;
+use crate::marks::{self, Part};
 use crate::normalize::{Envelope, Normalizer, Scratch, Tally, Window};
 use crate::reading::Protocol;
 use crate::reject::{Reason, Reject};
@@ -33,8 +34,8 @@ pub struct Batch {
     pub latest: Copy,
     /// Message of each row of `copy`, as an index into `outcomes`.
     pub sources: Vec<u32>,
-    /// Days since 1970 that the rows touch.
-    pub days: Vec<i32>,
+    /// Hours of agents that the rows touch.
+    pub parts: Vec<Part>,
     /// One for every message, in order.
     pub outcomes: Vec<Outcome>,
     pub rejects: Vec<Rejected>,
@@ -171,7 +172,7 @@ impl Encoder {
         self.settle(&mut batch);
         (batch.copy, batch.latest) =
             copy::encode(&self.rows, &self.deduped.kept, &self.deduped.latest);
-        batch.days = copy::days(&self.rows, &self.deduped.kept);
+        batch.parts = marks::parts(&self.rows, &self.deduped.kept);
         batch
     }
 

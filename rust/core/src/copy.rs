@@ -105,20 +105,6 @@ fn latest(rows: &Rows, latest: &[u32], vocabulary: &Vocabulary) -> Copy {
     stream.finish()
 }
 
-/// Days since 1970 that the rows touch, ascending.
-pub fn days(rows: &Rows, kept: &[u32]) -> Vec<i32> {
-    let mut days = Vec::new();
-    for &i in kept {
-        let day = rows.rows[i as usize].time_us.div_euclid(DAY_US) as i32;
-        if days.last() != Some(&day) {
-            days.push(day);
-        }
-    }
-    days.sort_unstable();
-    days.dedup();
-    days
-}
-
 /// Fields that many rows share, encoded once and then copied as they are.
 struct Vocabulary {
     /// `agent_uuid` and `metric_name` of each series.

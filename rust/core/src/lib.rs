@@ -13,7 +13,10 @@
 //! 8. [`mod@copy`] writes PostgreSQL's binary COPY format.
 //!
 //! What was written is read again by [`walk`]: [`suspects`] divides it where some of it may be in
-//! the table already, [`arrays`] writes a little of it as array literals.
+//! the table already, [`arrays`] writes a little of it as array literals. [`marks`] remembers for which
+//! hours the rollups must be made anew.
+//!
+//! [`downsample`] is for what was stored: it thins series out for plots.
 //!
 //! [`batch`] composes the stages; [`mod@tally`] sums up what became of the messages; [`reject`] lists
 //! everything that can be wrong; [`limits`] and [`context`] are what the caller decides; [`explain`]
@@ -28,6 +31,7 @@ pub mod copy;
 pub mod decode;
 pub mod dedup;
 pub mod dictionary;
+pub mod downsample;
 pub mod entry;
 pub mod expand;
 pub mod explain;
@@ -37,6 +41,7 @@ pub mod ids;
 pub mod inflate;
 mod json;
 pub mod limits;
+pub mod marks;
 mod msgpack;
 pub mod normalize;
 pub mod reading;

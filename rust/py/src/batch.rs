@@ -4,12 +4,13 @@ use std::borrow::Cow;
 
 use iotistica_core::batch::{self as core, Need, Options};
 use iotistica_core::entry::Entry;
-use iotistica_core::{ids, suspects, tally};
+use iotistica_core::{ids, marks, suspects, tally};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 
 use crate::buffer::CopyBuffer;
 use crate::context::Context;
+use crate::marks::Marks;
 
 type GivenEntry = (PyBackedBytes, Vec<PyBackedBytes>);
 
@@ -106,8 +107,18 @@ impl Batch {
     }
 
     #[getter]
-    fn days(&self) -> &[i32] {
-        &self.encoded.days
+    fn days(&self) -> Vec<i32> {
+        marks::days(&self.encoded.parts)
+    }
+
+    fn unmarked(&self, marks: &Marks, closed_before: i32) -> (Vec<String>, Vec<i32>) {
+        let mut marks = marks.lock();
+        let missing = marks.missing(&self.encoded.parts, closed_before);
+        missing.map(|&(agent, hour)| (ids::format_uuid(&agent), hour)).unzip()
+    }
+
+    fn marked(&self, marks: &Marks) {
+        marks.lock().add(&self.encoded.parts);
     }
 
     #[getter]

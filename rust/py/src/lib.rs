@@ -6,7 +6,9 @@ mod broker;
 mod buffer;
 mod context;
 mod door;
+mod downsample;
 mod enter;
+mod marks;
 mod payload;
 mod topic;
 
@@ -29,7 +31,11 @@ mod _native {
     #[pymodule_export]
     use crate::door::serve_door;
     #[pymodule_export]
+    use crate::downsample::lttb;
+    #[pymodule_export]
     use crate::enter::{InvalidTopic, Undecodable};
+    #[pymodule_export]
+    use crate::marks::Marks;
     #[pymodule_export]
     use crate::payload::{decode, explain};
     #[pymodule_export]

@@ -13,3 +13,11 @@ Time: TypeAlias = Annotated[
     str, Meta(max_length=64, extra_json_schema={"examples": ["2026-01-31T12:00:00Z"]})
 ]
 """ISO 8601; without zone it is UTC."""
+
+Span: TypeAlias = Annotated[
+    str,
+    Meta(
+        max_length=16, pattern=r"^[1-9][0-9]{0,5}[smhdw]$", extra_json_schema={"examples": ["5m"]}
+    ),
+]
+"""A length of time: a number of seconds, minutes, hours, days or weeks."""

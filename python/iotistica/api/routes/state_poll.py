@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from iotistica import metrics
+from iotistica.api.conditional import matches
 from iotistica.api.express import Header
 from iotistica.api.http import JSON_TYPE, Reply, Request
 from iotistica.api.principal import Principal
@@ -154,15 +155,6 @@ class StatePoll:
                 f"once in {self._interval} s is enough",
                 after_s=max(1, math.ceil(known.due - _MINUTE_S - time.monotonic())),
             )
-
-
-def matches(given: str, etag: str) -> bool:
-    """Whether `If-None-Match` names this ETag: quoted or not, weak, in a list, or `*`."""
-    if given == etag:
-        return True
-    plain = etag.strip('"')
-    names = (one.strip().removeprefix("W/").strip('"') for one in given.split(","))
-    return any(name in (plain, "*") for name in names)
 
 
 def _bearer(header: Header) -> str | None:
