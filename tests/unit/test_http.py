@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import orjson
 import pytest
@@ -14,6 +14,9 @@ from iotistica.api.principal import Access
 from iotistica.api.route import Handler, Route
 from iotistica.api.table import Table
 from iotistica.errors import BadRequest, Denied, Forbidden, NotFound, StoreUnavailable
+
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
 
 async def echo(request: Request) -> Reply:
@@ -143,15 +146,32 @@ def test_query_parameters_are_decoded_once() -> None:
     ],
 )
 def test_times_are_iso_8601(text: str, moment: datetime) -> None:
-    assert window.between(text, None, 1000) == window.Window(moment, None, 1000)
+    assert window.between(text, None, NOW) == (moment, None)
 
 
-@pytest.mark.parametrize("text", ["x", "1700000000000", "2026-13-01", "0001-01-01T00:00+10:00"])
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("now", NOW),
+        ("90s-ago", NOW - timedelta(seconds=90)),
+        ("7d-ago", NOW - timedelta(days=7)),
+        ("2w-ago", NOW - timedelta(weeks=2)),
+        # Within bounds that leave room to reckon.
+        ("0001-01-01T00:00+10:00", datetime(1900, 1, 1, tzinfo=UTC)),
+        ("999999w-ago", datetime(1900, 1, 1, tzinfo=UTC)),
+        ("9999-01-01", datetime(2200, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_times_may_be_relative_and_stay_within_bounds(text: str, moment: datetime) -> None:
+    assert window.moment("start", text, NOW) == moment
+
+
+@pytest.mark.parametrize("text", ["x", "1700000000000", "2026-13-01", "7-ago", "-7d-ago"])
 def test_other_times_are_refused(text: str) -> None:
     with pytest.raises(BadRequest, match=r"parameter end is '.*'; allowed is an ISO 8601 time"):
-        window.between(None, text, 1000)
+        window.between(None, text, NOW)
 
 
 def test_a_window_that_ends_before_it_starts_is_refused() -> None:
     with pytest.raises(BadRequest, match=r"parameter start \(2026-02-01.*\) is after end"):
-        window.between("2026-02-01", "2026-01-01", 1000)
+        window.between("2026-02-01", "2026-01-01", NOW)
