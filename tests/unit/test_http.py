@@ -15,7 +15,6 @@ from iotistica.api.route import Handler, Route
 from iotistica.api.table import Table
 from iotistica.errors import BadRequest, Denied, Forbidden, NotFound, StoreUnavailable
 
-
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
 
@@ -158,7 +157,6 @@ def test_times_are_iso_8601(text: str, moment: datetime) -> None:
         ("2w-ago", NOW - timedelta(weeks=2)),
         # Within bounds that leave room to reckon.
         ("0001-01-01T00:00+10:00", datetime(1900, 1, 1, tzinfo=UTC)),
-        ("999999w-ago", datetime(1900, 1, 1, tzinfo=UTC)),
         ("9999-01-01", datetime(2200, 1, 1, tzinfo=UTC)),
     ],
 )
@@ -166,7 +164,7 @@ def test_times_may_be_relative_and_stay_within_bounds(text: str, moment: datetim
     assert window.moment("start", text, NOW) == moment
 
 
-@pytest.mark.parametrize("text", ["x", "1700000000000", "2026-13-01", "7-ago", "-7d-ago"])
+@pytest.mark.parametrize("text", ["x", "1700000000000", "2026-13-01", "7-ago", "999999w-ago"])
 def test_other_times_are_refused(text: str) -> None:
     with pytest.raises(BadRequest, match=r"parameter end is '.*'; allowed is an ISO 8601 time"):
         window.between(None, text, NOW)
