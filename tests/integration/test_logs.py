@@ -292,11 +292,14 @@ async def agent(pool: Pool, tenant: str) -> str:
         ("level=ERROR,info&service=service-0", [0, 2, 4]),
         ("text=LINE%204", [4]),
         ("text=%25", []),
-        (f"from={(NOW - timedelta(seconds=2)).strftime('%Y-%m-%dT%H:%M:%SZ')}", [0, 1, 2]),
-        (f"to={(NOW - timedelta(seconds=4)).strftime('%Y-%m-%dT%H:%M:%SZ')}", [4, 5]),
+        ("from={two_s_ago:%Y-%m-%dT%H:%M:%SZ}", [0, 1, 2]),
+        ("to={four_s_ago:%Y-%m-%dT%H:%M:%SZ}", [4, 5]),
     ],
 )
 async def test_lines_are_found(rest: Rest, agent: str, query: str, expected: list[int]) -> None:
+    query = query.format(
+        two_s_ago=NOW - timedelta(seconds=2), four_s_ago=NOW - timedelta(seconds=4)
+    )
     answer = await rest.ask("GET", f"/api/v1/agents/{agent}/logs?{query}")
     assert answer.status == 200
     assert [line["message"] for line in answer.body["logs"]] == [f"line {n}" for n in expected]
