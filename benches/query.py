@@ -152,7 +152,11 @@ async def run(options: argparse.Namespace) -> None:
     async with database(options) as url:
         await migrate(url)
         pool = await open_pool(
-            Settings.load(database_url=url, database_pool_size=2), application_name="bench"
+            # The baseline takes longer than any query may.
+            Settings.load(
+                database_url=url, database_pool_size=2, database_statement_timeout_s=3600.0
+            ),
+            application_name="bench",
         )
         plain = await prepare(pool, options.days, options.series)
         store, span = SeriesStore(pool), timedelta(days=options.days)

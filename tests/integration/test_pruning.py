@@ -103,7 +103,10 @@ async def test_every_table_is_pruned_or_has_a_reason(connection: asyncpg.Connect
         " WHERE nspname = 'public' AND relkind IN ('r', 'p') AND NOT relispartition"
     )
     pruned = {old.table for old in OLD} | {table for table, _ in DAYS}
-    assert {row["relname"] for row in found} == pruned | set(KEPT)
+    tables = {row["relname"] for row in found}
+    if "rollup_marks" not in tables:  # with TimescaleDB, rollups are no tables
+        tables |= {table for table in KEPT if table.startswith("rollup_")}
+    assert tables == pruned | set(KEPT)
 
 
 @pytest.mark.parametrize("table", ROWS)
