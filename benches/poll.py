@@ -220,6 +220,16 @@ def warm(side: Side, generator: Path, agents: int, connections: int) -> None:
     side.p99_us.clear()
 
 
+async def settled(settings: Settings) -> None:
+    """Wait until it is written who has come: an agent does so once, not with every poll."""
+    connection = await asyncpg.connect(settings.require("database_url"))
+    before, now = -1, 0
+    while before < now:
+        await asyncio.sleep(7)  # two rounds of writing
+        before, now = now, await connection.fetchval(ONLINE)
+    await connection.close()
+
+
 async def run(options: Any) -> None:
     """Interleaved rounds of all sides."""
     generator = build()
@@ -230,6 +240,7 @@ async def run(options: Any) -> None:
             etag = await fill(settings, agents)
             with web(directory, settings, agents, etag) as ours:
                 warm(ours, generator, len(agents), options.connections)
+                await settled(settings)
                 if options.growth:
                     with web(directory, settings, agents[:100], etag) as few:
                         warm(few, generator, 100, options.connections)
@@ -244,6 +255,7 @@ async def run(options: Any) -> None:
 
 
 KINDS = ("function", "coroutine")
+ONLINE = "SELECT count(*) FROM agents WHERE is_online"
 
 
 def constant_side(directory: Path, pid: int, port: int, kind: str) -> Side:
