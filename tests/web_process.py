@@ -103,7 +103,7 @@ async def running(control: Control) -> AsyncIterator[Control]:
     try:
         async with asyncio.timeout(10):
             await control.cache.heard.wait()
-            while control.cache._mark is None:
+            while control.cache._follower._mark is None:
                 await asyncio.sleep(0.01)
         yield control
     finally:

@@ -17,8 +17,9 @@ from tests.web_process import Control, running
 from iotistica.api.target_cache import TargetCache
 from iotistica.errors import DatabaseUnavailable
 from iotistica.settings import Settings
+from iotistica.store.changes import Changes
 from iotistica.store.pool import Pool, open_pool
-from iotistica.store.target_feed import Answer, Changes, TargetFeed
+from iotistica.store.target_feed import Answer, TargetFeed
 from iotistica.streams import Streams
 
 TARGET = "/target-state"
@@ -352,7 +353,7 @@ async def main(database, redis, tenant):
     pool = await open_pool(Settings(database_url=database), application_name="child")
     cache = TargetCache(TargetFeed(pool), most=100, redis_url=redis)
     running = asyncio.create_task(cache.run())
-    while cache._mark is None or not cache.heard.is_set():
+    while cache._follower._mark is None or not cache.heard.is_set():
         await asyncio.sleep(0.01)
     print("ready", flush=True)
     loop = asyncio.get_running_loop()

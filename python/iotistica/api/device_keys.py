@@ -22,7 +22,7 @@ from iotistica.api.principal import Principal
 from iotistica.errors import Forbidden, StoreUnavailable
 from iotistica.settings import Settings
 from iotistica.store.agent_keys import AgentKeyStore, KeyHolder
-from iotistica.store.target_feed import END_OF_TIME
+from iotistica.store.changes import Follower
 from iotistica.streams.notices import Notices
 
 PURPOSE = "device-api-key"
@@ -34,6 +34,7 @@ _REFUSED_S = 2.0
 _MAX_REFUSED = 10_000
 _MAX_KEY = 512
 _AT_ONCE = 5000
+_FOREVER = float("inf")
 
 _log = log.get(__name__)
 
@@ -42,7 +43,7 @@ _log = log.get(__name__)
 class _Known:
     principal: Principal
     valid_until: float
-    found_at: float
+    fresh_until: float
     used_at: float
     name: bytes
 
@@ -63,8 +64,9 @@ class DeviceKeys:
         self._digests_of: dict[str, set[str]] = {}
         self._refused: dict[str, float] = {}
         self._changes = 0
-        self._mark: str | None = None
-        self._looked_at = float("-inf")
+        self._follower = Follower(store)
+        self._stale_s = self._recheck_s * _STALE_RECHECKS
+        self._fresh_until = float("-inf")
 
     async def identify(self, key: str) -> Principal | None:
         """The agent that a key belongs to; None for a key that nobody has.
@@ -88,7 +90,8 @@ class DeviceKeys:
         if known is None:
             return None
         now = time.monotonic()
-        if now - max(known.found_at, self._looked_at) >= self._recheck_s * _STALE_RECHECKS:
+        # In this order: as a rule the first suffices, and one of many agents is in no cache.
+        if now >= self._fresh_until and now >= known.fresh_until:
             return None
         if time.time() >= known.valid_until:
             return None
@@ -123,18 +126,13 @@ class DeviceKeys:
         now = time.monotonic()
         for key_hash in [k for k, known in self._known.items() if now - known.used_at > _UNUSED_S]:
             self._drop(key_hash)
-        try:
-            changes = await self._store.changes(self._mark or END_OF_TIME)
-            if self._mark is None or not changes.is_whole:
+        async with self._follower.look() as changes:
+            if changes is None:
                 await self._check_all()
-        except BaseException:
-            # Perhaps a failover: what is remembered may come from changes that are lost.
-            self._mark = None
-            raise
-        for agent in changes.agents:
-            self.forget(agent)
-        self._mark = changes.mark
-        self._looked_at = now
+            else:
+                for agent in changes.agents:
+                    self.forget(agent)
+        self._fresh_until = now + self._stale_s
 
     async def _check_all(self) -> None:
         self._changes += 1  # what is being read now may be older than the look
@@ -146,7 +144,8 @@ class DeviceKeys:
         holders = await self._store.holders(list(some))
         good = {one.key_hash: one for one in holders if one.is_active and one.is_complete}
         for key_hash, known in some.items():
-            if (holder := good.get(key_hash)) is not None:
+            holder = good.get(key_hash)
+            if holder is not None and _principal(holder) == known.principal:
                 known.valid_until = _timestamp(holder.valid_until)
             elif self._known.get(key_hash) is known:
                 self._drop(key_hash)
@@ -180,7 +179,7 @@ class DeviceKeys:
             if len(self._known) >= _MAX_KNOWN:
                 self._drop(next(iter(self._known)))
             until = _timestamp(holder.valid_until)
-            known = _Known(principal, until, now, now, self._name(key))
+            known = _Known(principal, until, now + self._stale_s, now, self._name(key))
             self._known[key_hash] = self._named[known.name] = known
             self._digests_of.setdefault(holder.agent, set()).add(key_hash)
         return principal
@@ -197,7 +196,7 @@ class DeviceKeys:
 
 
 def _timestamp(moment: datetime | None) -> float:
-    return float("inf") if moment is None else moment.timestamp()
+    return _FOREVER if moment is None else moment.timestamp()
 
 
 def _principal(holder: KeyHolder) -> Principal:

@@ -109,8 +109,8 @@ async def tell(channels: Channels, changes: Sequence[Change]) -> None:
         metrics.PRESENCE_CHANGES.labels("online" if change.online else "offline").inc()
     try:
         await channels.publish_many(
-            (channel, _message(change))
-            for change in changes
+            (channel, message)
+            for change, message in [(change, _message(change)) for change in changes]
             for channel in (
                 keys.presence_channel(change.tenant, change.agent),
                 keys.tenant_presence_channel(change.tenant),

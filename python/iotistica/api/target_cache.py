@@ -15,7 +15,8 @@ from typing import Protocol
 from iotistica import keys, log, metrics
 from iotistica.backoff import Backoff
 from iotistica.errors import StoreUnavailable
-from iotistica.store.target_feed import END_OF_TIME, Answer, Changes
+from iotistica.store.changes import Changes, Follower
+from iotistica.store.target_feed import Answer
 from iotistica.streams.notices import Notices
 
 FRESH_S = 30.0
@@ -81,7 +82,7 @@ class TargetCache:
         self._known: dict[str, Known] = {}
         self._loads: dict[str, set[_Load]] = {}
         self._fresh_until = float("-inf")
-        self._mark: str | None = None
+        self._follower = Follower(feed)
         self.heard = asyncio.Event()
         """Set while Redis is listened to."""
 
@@ -151,20 +152,14 @@ class TargetCache:
     async def look(self) -> None:
         """Forget what has changed since the last look. Raises `StoreUnavailable`."""
         began = self._clock()
-        try:
-            changes = await self._feed.changes(self._mark or END_OF_TIME)
-        except BaseException:
-            # Perhaps a failover: what is remembered may come from changes that are lost.
-            self._mark = None
-            raise
-        if self._mark is None or not changes.is_whole:
-            self.forget_all()
-        else:
-            for agent in changes.agents:
-                self.forget(agent)
-            for tenant in changes.tenants:
-                self.forget_default(tenant)
-        self._mark = changes.mark
+        async with self._follower.look() as changes:
+            if changes is None:
+                self.forget_all()
+            else:
+                for agent in changes.agents:
+                    self.forget(agent)
+                for tenant in changes.tenants:
+                    self.forget_default(tenant)
         self._fresh_until = began + FRESH_S
 
     async def run(self) -> None:

@@ -9,9 +9,9 @@ from uuid import UUID
 
 from iotistica.errors import Conflict
 from iotistica.store import journal
+from iotistica.store.changes import Changes, changes_since, statement
 from iotistica.store.journal import Entry, Origin
 from iotistica.store.pool import Pool, Row, unavailable
-from iotistica.store.target_feed import MOST, Changes
 
 _FIND = """
 SELECT device_api_key_hash AS key_hash, uuid, tenant_id, name, is_active,
@@ -24,15 +24,7 @@ SELECT h.key_hash, a.uuid, a.tenant_id, a.name, a.is_active,
 FROM agent_key_history AS h JOIN agents AS a ON a.uuid = h.agent_uuid
 WHERE h.key_hash = ANY ($1::text[]) AND h.valid_until > now()
 """
-# As `store.target_feed` does it.
-_CHANGES = """
-WITH now AS MATERIALIZED (SELECT pg_current_snapshot() AS snapshot)
-SELECT pg_snapshot_xmin(snapshot)::text AS mark,
-       ARRAY(SELECT agent_uuid::text FROM agent_key_changes
-             WHERE changed_by_transaction >= $1::text::xid8
-               AND changed_by_transaction < pg_snapshot_xmax(snapshot) LIMIT $2) AS agents
-FROM now
-"""
+_CHANGES = statement(agents="agent_key_changes")
 _LOCK = """
 SELECT name, device_api_key_hash, coalesce(api_key_issued_at, created_at) AS issued_at
 FROM agents
@@ -119,11 +111,7 @@ class AgentKeyStore:
 
     async def changes(self, mark: str) -> Changes:
         """Agents of which anything here has changed since; one look at an index."""
-        with unavailable("look for changed keys of agents"):
-            row = await self._pool.fetchrow(_CHANGES, mark, MOST + 1)
-        assert row is not None
-        agents = row["agents"]
-        return Changes(row["mark"], agents, tenants=(), is_whole=len(agents) <= MOST)
+        return await changes_since(self._pool, _CHANGES, mark, "look for changed keys of agents")
 
     async def rotate(
         self,

@@ -9,23 +9,22 @@ from uuid import UUID
 
 from iotistica.errors import BadRequest
 from iotistica.series.levels import WIDTHS, floor
+from iotistica.store.merged import FIRST, LAST, STATE
 from iotistica.store.pool import Row
 from iotistica.store.query_slots import QuerySlots, Reader
 
 _IS_OWN = "SELECT EXISTS (SELECT FROM agents WHERE tenant_id = $1 AND uuid = $2)"
-_BUCKETS = """
+_BUCKETS = f"""
 SELECT bucket, nullif(device_name, '') AS device_name,
        state[2] / nullif(state[1], 0) AS avg_value, min_value, max_value,
        float8_stddev_samp(state) AS stddev_value, first_value[2] AS first_value,
        last_value[2] AS last_value, sample_count
 FROM (
     SELECT part.bucket, coalesce(part.device_name, '') AS device_name,
-           merge_moments(ARRAY[value_count, value_sum, value_m2]::double precision[]) AS state,
+           {STATE} AS state,
            min(min_value) AS min_value, max(max_value) AS max_value,
-           min(ARRAY[date_part('epoch', first_time), first_value])
-               FILTER (WHERE first_time IS NOT NULL) AS first_value,
-           max(ARRAY[date_part('epoch', last_time), last_value])
-               FILTER (WHERE first_time IS NOT NULL) AS last_value,
+           {FIRST} AS first_value,
+           {LAST} AS last_value,
            sum(sample_count)::bigint AS sample_count
     FROM agents CROSS JOIN LATERAL
         readings_buckets($3, ARRAY[agents.uuid], ARRAY[$4], $5, $6) AS part
@@ -33,7 +32,7 @@ FROM (
     GROUP BY 1, 2
 ) AS merged
 ORDER BY bucket DESC, device_name LIMIT $7
-"""
+"""  # noqa: S608 (constants only)
 _SUMMARY = """
 SELECT metric_name, protocol, unit, sum(sample_count)::bigint AS total_readings,
        coalesce(max(last_time), max(bucket)) AS last_reading_time,

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from iotistica.errors import BadRequest, NotFound
 from iotistica.series.levels import ORIGIN, Plan, ceiling, floor
+from iotistica.store.merged import STATE
 from iotistica.store.pool import Row
 from iotistica.store.query_slots import QuerySlots, Reader
 
@@ -30,17 +31,17 @@ WHERE agents.tenant_id = $1 AND l.device_name = $2 AND ($3::uuid IS NULL OR agen
   AND l.metric_name = $4
 LIMIT 2
 """
-_STEPS = """
+_STEPS = f"""
 SELECT date_bin($6, part.bucket, $7) AS time,
-       (merge_moments(ARRAY[value_count, value_sum, value_m2]::double precision[]))[2]
+       ({STATE})[2]
            / nullif(sum(value_count), 0)::double precision AS value,
        min(min_value) AS min, max(max_value) AS max, sum(sample_count)::bigint AS samples,
        sum(good_count)::bigint AS good, min(unit) AS unit, min(protocol) AS protocol
-FROM agents CROSS JOIN LATERAL {source} AS part
+FROM agents CROSS JOIN LATERAL {{source}} AS part
 WHERE agents.tenant_id = $1 AND agents.uuid = $2::uuid
   AND ($8::text IS NULL OR part.device_name = $8)
 GROUP BY 1 ORDER BY 1 LIMIT $9
-"""
+"""  # noqa: S608 (constants only)
 _BUCKETS = _STEPS.format(source="readings_buckets($10, ARRAY[agents.uuid], ARRAY[$3], $4, $5)")
 _FINE = _STEPS.format(source="readings_steps(agents.uuid, ARRAY[$3], $4, $5, $6, $7)")
 

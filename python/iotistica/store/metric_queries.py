@@ -19,6 +19,7 @@ import orjson
 from iotistica.errors import BadRequest
 from iotistica.series.levels import MOST_RAW, ORIGIN, WIDTHS, Plan, ceiling, floor, plan
 from iotistica.series.levels import plan_of_step as of_step
+from iotistica.store.merged import LAST, STATE
 from iotistica.store.pool import Row
 from iotistica.store.query_slots import QuerySlots, Reader
 
@@ -90,11 +91,9 @@ SELECT * FROM (
         FROM (
             SELECT part.agent_uuid, part.device_name, part.protocol, part.unit,
                    date_bin($10, part.bucket, $11) AS time,
-                   merge_moments(ARRAY[value_count, value_sum, value_m2]::double precision[])
-                       AS state,
+                   {STATE} AS state,
                    min(min_value) AS lowest, max(max_value) AS highest,
-                   max(ARRAY[date_part('epoch', last_time), last_value])
-                       FILTER (WHERE first_time IS NOT NULL) AS last,
+                   {LAST} AS last,
                    sum(sample_count)::double precision AS count
             FROM {{source}} AS part
             WHERE {_SERIES_FITS}

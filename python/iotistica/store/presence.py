@@ -35,8 +35,20 @@ SELECT tenant_id, uuid, 'presence', 'online', at FROM before WHERE comes
 RETURNING tenant_id, agent_uuid::text, true AS online, time
 """
 
+_LEAVE = """\
+    ORDER BY uuid FOR NO KEY UPDATE OF agents SKIP LOCKED
+), updated AS (
+    UPDATE agents SET is_online = false, last_connectivity_event = now()
+    FROM silent WHERE agents.uuid = silent.uuid
+)
+INSERT INTO agent_events (tenant_id, agent_uuid, source, type, time, data)
+SELECT tenant_id, uuid, 'presence', 'offline', now(),
+       jsonb_build_object('lastSeenAt', last_seen_at)
+FROM silent
+RETURNING tenant_id, agent_uuid::text, false AS online, time
+"""
 # Silence counts from when somebody began to watch: a platform that was away heard nobody.
-_CHECK = """
+_CHECK = f"""
 WITH watch AS (
     INSERT INTO presence_watch AS kept (since, checked_at) VALUES (now(), now())
     ON CONFLICT (one) DO UPDATE
@@ -46,37 +58,17 @@ WITH watch AS (
 ), silent AS (
     SELECT uuid, tenant_id, last_seen_at FROM agents, watch
     WHERE is_online AND greatest(last_seen_at, since) < now() - $1::interval
-    ORDER BY uuid FOR NO KEY UPDATE OF agents SKIP LOCKED
-), updated AS (
-    UPDATE agents SET is_online = false, last_connectivity_event = now()
-    FROM silent WHERE agents.uuid = silent.uuid
-)
-INSERT INTO agent_events (tenant_id, agent_uuid, source, type, time, data)
-SELECT tenant_id, uuid, 'presence', 'offline', now(),
-       jsonb_build_object('lastSeenAt', last_seen_at)
-FROM silent
-RETURNING tenant_id, agent_uuid::text, false AS online, time
-"""
+{_LEAVE}"""  # noqa: S608 (constants only)
 _WATCH = """
 SELECT since, checked_at, checked_at >= now() - $1::interval AS is_watching FROM presence_watch
 """
 # For an operator: of one tenant, and only while somebody watches, or silence would say nothing.
-_CHECK_TENANT = """
+_CHECK_TENANT = f"""
 WITH silent AS (
     SELECT uuid, tenant_id, last_seen_at FROM agents, presence_watch
     WHERE tenant_id = $1 AND is_online AND checked_at >= now() - $3::interval
       AND greatest(last_seen_at, since) < now() - $2::interval
-    ORDER BY uuid FOR NO KEY UPDATE OF agents SKIP LOCKED
-), updated AS (
-    UPDATE agents SET is_online = false, last_connectivity_event = now()
-    FROM silent WHERE agents.uuid = silent.uuid
-)
-INSERT INTO agent_events (tenant_id, agent_uuid, source, type, time, data)
-SELECT tenant_id, uuid, 'presence', 'offline', now(),
-       jsonb_build_object('lastSeenAt', last_seen_at)
-FROM silent
-RETURNING tenant_id, agent_uuid::text, false AS online, time
-"""
+{_LEAVE}"""  # noqa: S608 (constants only)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from iotistica.series.levels import (
     plan,
     plan_of_step,
 )
+from iotistica.store.merged import FIRST, LAST, STATE
 from iotistica.store.pool import Pool, unavailable
 from iotistica.store.query_slots import QuerySlots, Reader
 
@@ -41,7 +42,7 @@ SELECT coalesce(sum(sample_count), 0)::bigint FROM agents
 CROSS JOIN LATERAL readings_buckets('daily', ARRAY[agents.uuid], $3, $4, $5)
 WHERE {_OWN} AND ($6::text[] IS NULL OR protocol = ANY ($6))
 """  # noqa: S608 (constants only)
-_MERGED = """
+_MERGED = f"""
 SELECT time, metric_name, protocol, unit, device_name,
        state[2] / nullif(state[1], 0) AS avg_value,
        CASE WHEN state[1] > 0 THEN state[2] END AS sum_value, min_value, max_value,
@@ -52,22 +53,20 @@ FROM (
     SELECT date_bin($5, bucket.bucket, $6) AS time, metric_name, min(protocol) AS protocol,
            min(unit) AS unit,
            CASE WHEN count(DISTINCT device_name) = 1 THEN min(device_name) END AS device_name,
-           merge_moments(ARRAY[value_count, value_sum, value_m2]::double precision[]) AS state,
+           {STATE} AS state,
            min(min_value) AS min_value, max(max_value) AS max_value,
-           min(ARRAY[date_part('epoch', first_time), first_value])
-               FILTER (WHERE first_time IS NOT NULL) AS first_value,
-           max(ARRAY[date_part('epoch', last_time), last_value])
-               FILTER (WHERE first_time IS NOT NULL) AS last_value,
+           {FIRST} AS first_value,
+           {LAST} AS last_value,
            sum(sample_count)::bigint AS sample_count, sum(good_count)::bigint AS good_count,
            max(max_anomaly_score) AS max_anomaly_score
-    FROM agents CROSS JOIN LATERAL {source} AS bucket
+    FROM agents CROSS JOIN LATERAL {{source}} AS bucket
     WHERE agents.tenant_id = $1 AND agents.uuid = $2
       AND ($7::text[] IS NULL OR bucket.protocol = ANY ($7))
     GROUP BY 1, 2
 ) AS step
 WHERE $8::timestamptz IS NULL OR time < $8 OR (time = $8 AND metric_name > $9)
 ORDER BY time DESC, metric_name LIMIT $10
-"""
+"""  # noqa: S608 (constants only)
 _STEPS = _MERGED.format(
     source="readings_buckets($11, ARRAY[agents.uuid], $12::text[], $3, $4)",
 )

@@ -1,14 +1,7 @@
-"""Answers to polls, and how processes that remember their ETags learn what has changed.
-
-Every row says by which transaction it was last changed. A process asks again and again for the
-rows whose transaction had not ended when it asked before (`pg_snapshot_xmin`); so none is missed,
-in whatever order transactions end, and nobody waits for anybody. LISTEN would need a session of its
-own, which pgbouncer does not give, and what Redis publishes while nobody listens is gone.
-"""
+"""What polls are answered with, and which of these answers have changed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -17,6 +10,7 @@ import msgspec
 
 from iotistica.errors import NotFound
 from iotistica.store import journal
+from iotistica.store.changes import Changes, changes_since, statement
 from iotistica.store.pool import Pool, unavailable
 from iotistica.targets.state import (
     EMPTY,
@@ -28,11 +22,6 @@ from iotistica.targets.state import (
     tail,
 )
 
-END_OF_TIME = str(2**64 - 1)
-"""The mark that nothing lies behind."""
-MOST = 10_000
-"""Changes told one by one; after more, everything counts as changed."""
-
 _ANSWER = """
 SELECT t.served_etag, t.served_body, d.etag AS default_etag, d.served_tail
 FROM agents AS a
@@ -40,18 +29,7 @@ LEFT JOIN agent_target_state AS t ON t.agent_uuid = a.uuid
 LEFT JOIN tenant_target_state AS d ON d.tenant_id = a.tenant_id
 WHERE a.uuid = $1 AND a.tenant_id = $2
 """
-# Not beyond this snapshot: a restored dump has the numbers of another server's transactions.
-_CHANGES = """
-WITH now AS MATERIALIZED (SELECT pg_current_snapshot() AS snapshot)
-SELECT pg_snapshot_xmin(snapshot)::text AS mark,
-       ARRAY(SELECT agent_uuid::text FROM agent_target_state
-             WHERE changed_by_transaction >= $1::text::xid8
-               AND changed_by_transaction < pg_snapshot_xmax(snapshot) LIMIT $2) AS agents,
-       ARRAY(SELECT tenant_id FROM tenant_target_state
-             WHERE changed_by_transaction >= $1::text::xid8
-               AND changed_by_transaction < pg_snapshot_xmax(snapshot) LIMIT $2) AS tenants
-FROM now
-"""
+_CHANGES = statement(agents="agent_target_state", tenants="tenant_target_state")
 _DEFAULT = "SELECT apps, config, version, etag FROM tenant_target_state WHERE tenant_id = $1"
 _LOCK_TENANT = "SELECT id FROM tenants WHERE id = $1 FOR NO KEY UPDATE"
 _WRITE_DEFAULT = """
@@ -73,18 +51,6 @@ class Answer:
     body: bytes
     is_default: bool
     """Whether it changes with the tenant's default."""
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What changed since a mark."""
-
-    mark: str
-    """Where to go on."""
-    agents: Sequence[str]
-    tenants: Sequence[str]
-    is_whole: bool
-    """False where more changed than is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +82,7 @@ class TargetFeed:
 
     async def changes(self, mark: str) -> Changes:
         """What changed since; one look at two indexes."""
-        with unavailable("look for changed target states"):
-            row = await self._pool.fetchrow(_CHANGES, mark, MOST + 1)
-        assert row is not None
-        agents, tenants = row["agents"], row["tenants"]
-        whole = max(len(agents), len(tenants)) <= MOST
-        return Changes(row["mark"], agents, tenants, whole)
+        return await changes_since(self._pool, _CHANGES, mark, "look for changed target states")
 
     async def default(self, tenant: str) -> Default:
         """The default of a tenant."""
