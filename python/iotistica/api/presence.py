@@ -19,6 +19,7 @@ _EVERY_S = 3.0
 _REFRESH_SHARE = 0.2
 """Of the silence after which an agent is offline: it is written no more often, however much it
 sends."""
+_SWEEP_SHARE = 0.25
 _AT_ONCE = 5000
 
 _occasional = log.Occasional(log.get(__name__))
@@ -46,30 +47,41 @@ class Presence:
         self._channels = channels
         self._refresh_s = refresh_s
         self._clock = clock
-        self._heard: dict[str, float] = {}
+        self._due: dict[str, float] = {}
+        self._later: dict[str, float] = {}
         self._written: dict[str, float] = {}
+        self._swept_at = clock()
 
     def seen(self, *agents: str) -> None:
         """Agents (UUIDs) were heard now. May be called in any thread."""
         now = self._clock()
         for agent in agents:
-            self._heard[agent] = now
+            (self._later if agent in self._written else self._due)[agent] = now
 
     async def flush(self) -> None:
         """Write those that are due. Raises `StoreUnavailable`; then nothing is forgotten."""
-        since = self._clock() - self._refresh_s
-        self._written = {agent: at for agent, at in self._written.items() if at > since}
+        self._sweep()
         # A copy, because polls are answered, and their agents seen, in threads of the web server.
-        due = [agent for agent in list(self._heard) if agent not in self._written]
+        due = sorted(self._due)
         for first in range(0, len(due), _AT_ONCE):
-            some = {agent: self._heard[agent] for agent in sorted(due[first : first + _AT_ONCE])}
+            some = {agent: self._due[agent] for agent in due[first : first + _AT_ONCE]}
             uuids = {a: at for a, at in some.items() if ledger.agent_of(a) != ledger.NOBODY}
             changes = await self._store.seen(uuids)
-            for agent, at in some.items():
-                if self._heard[agent] == at:
-                    del self._heard[agent]
-                self._written[agent] = at
+            self._written.update(some)
+            for agent in some:
+                del self._due[agent]
             await tell(self._channels, changes)
+
+    def _sweep(self) -> None:
+        """Find whose time has come again: now and then, as it looks at all agents."""
+        now = self._clock()
+        if now - self._swept_at < _SWEEP_SHARE * self._refresh_s:
+            return
+        self._swept_at = now
+        for agent in [a for a, at in self._written.items() if now - at >= self._refresh_s]:
+            del self._written[agent]
+            if (at := self._later.pop(agent, None)) is not None:
+                self._due.setdefault(agent, at)
 
     def chore(self) -> Chore:
         """Writes every few seconds."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import resources
 
 from redis.asyncio import Redis
 
-from iotistica.streams.client import unavailable
+from iotistica.streams.client import execute, unavailable
+
+_AT_ONCE = 500
+_PUBLISH = resources.files("iotistica.streams").joinpath("publish.lua").read_text("utf-8")
 
 
 class Channels:
@@ -20,10 +24,9 @@ class Channels:
         await self.publish_many([(channel, payload)])
 
     async def publish_many(self, messages: Iterable[tuple[str, bytes]]) -> None:
-        """Channel and payload of each, in order, in one round trip."""
-        pipeline = self._redis.pipeline(transaction=False)
-        for channel, payload in messages:
-            pipeline.publish(channel, payload)
-        if len(pipeline):
-            with unavailable("publish live values"):
-                await pipeline.execute()
+        """Channel and payload of each, in order."""
+        flat: list[str | bytes] = [part for message in messages for part in message]
+        with unavailable("publish live values"):
+            for first in range(0, len(flat), 2 * _AT_ONCE):
+                some = flat[first : first + 2 * _AT_ONCE]
+                await execute(self._redis, "EVAL", _PUBLISH, 0, *some)

@@ -1,8 +1,9 @@
 //! Load for `benches/poll.py`: agents that ask again as soon as they have their answer.
 //!
-//! `poll PORT CONNECTIONS SECONDS FILE`; each line of the file is a request: path, device key and
-//! `ETag`, with spaces between. Prints answers a second, how many of them were 304, and the median
-//! and the 99th percentile of their times in microseconds.
+//! `poll PORT CONNECTIONS SECONDS FILE SKIP`; each line of the file is a request: path, device key
+//! and `ETag`, with spaces between. Each connection goes round its share of them, `SKIP` later in
+//! it than at its beginning, or once through it where `SECONDS` is 0. Prints the answers, how many a
+//! second, how many of them were 304, and the 99th percentile of their times in microseconds.
 
 use std::time::{Duration, Instant};
 
@@ -20,23 +21,28 @@ struct Answers {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, port, connections, seconds, file] = arguments.as_slice() else {
-        return Err("usage: poll PORT CONNECTIONS SECONDS FILE".into());
+    let [_, port, connections, seconds, file, skip] = arguments.as_slice() else {
+        return Err("usage: poll PORT CONNECTIONS SECONDS FILE SKIP".into());
     };
     let (port, connections): (u16, usize) = (port.parse()?, connections.parse()?);
     let time = Duration::from_secs_f64(seconds.parse()?);
+    let skip: usize = skip.parse()?;
     let requests: Vec<String> =
         std::fs::read_to_string(file)?.lines().filter_map(request).collect();
     let share = requests.len().div_ceil(connections).max(1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let began = Instant::now();
     let mut all = LocalSet::new().block_on(&runtime, async {
-        let end = Instant::now() + time;
+        let end = (!time.is_zero()).then(|| began + time);
         let mut clients = JoinSet::new();
         for number in 0..connections {
             // With fewer requests than connections all of them ask for the same.
             let first = number * share % requests.len();
             let last = (first + share).min(requests.len());
-            clients.spawn_local(ask(port, requests[first..last].to_vec(), end));
+            let mut mine = requests[first..last].to_vec();
+            let skip = skip % mine.len();
+            mine.rotate_left(skip);
+            clients.spawn_local(ask(port, mine, end));
         }
         let mut all = Answers::default();
         while let Some(one) = clients.join_next().await {
@@ -49,7 +55,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     all.micros.sort_unstable();
     let count = all.micros.len();
     let at = |part: usize| all.micros.get(count * part / 100).copied().unwrap_or_default();
-    println!("{:.0} {} {} {}", count as f64 / time.as_secs_f64(), all.not_modified, at(50), at(99));
+    let rate = count as f64 / began.elapsed().as_secs_f64();
+    println!("{count} {rate:.0} {} {}", all.not_modified, at(99));
     Ok(())
 }
 
@@ -62,14 +69,15 @@ fn request(line: &str) -> Option<String> {
     ))
 }
 
-/// Ask until `end`, one request after the other.
-async fn ask(port: u16, requests: Vec<String>, end: Instant) -> std::io::Result<Answers> {
+/// Ask until `end`, or each once, one request after the other.
+async fn ask(port: u16, requests: Vec<String>, end: Option<Instant>) -> std::io::Result<Answers> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.set_nodelay(true)?;
     let (mut answers, mut buffer) = (Answers::default(), Vec::with_capacity(64 * 1024));
-    for request in requests.iter().cycle() {
+    let turns = if end.is_some() { usize::MAX } else { requests.len() };
+    for request in requests.iter().cycle().take(turns) {
         let began = Instant::now();
-        if began >= end {
+        if end.is_some_and(|end| began >= end) {
             break;
         }
         stream.write_all(request.as_bytes()).await?;
