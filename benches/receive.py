@@ -54,7 +54,7 @@ class Bench:
     cpu: dict[str, list[float]] = field(default_factory=lambda: {"bridge": [], "bare": []})
     """Microseconds of processor time a message; tells more than rates on a busy machine."""
 
-    async def fill(self, name: str) -> mqtt.Options:
+    async def fill(self, name: str, messages: int) -> mqtt.Options:
         """Leave `messages` waiting for a new session of process `name`; how to resume it."""
         options = session_options(self.settings, name)
         async with mqtt.connect(options) as session:
@@ -63,7 +63,7 @@ class Bench:
         async with mqtt.connect(publisher) as session:
             count = len(self.topics)
             await session.publish_many(
-                (self.topics[n % count], self.payload) for n in range(self.messages)
+                (self.topics[n % count], self.payload) for n in range(messages)
             )
         return options
 
@@ -73,10 +73,9 @@ class Bench:
             pass
 
     async def bridge(self) -> float:
-        """Messages per second through one bridge."""
+        """Messages per second through one bridge, which has seen all topics before."""
         name = f"bridge-{secrets.token_hex(4)}"
-        options = await self.fill(name)
-        streams, stop = Streams(self.settings.require("redis_url")), asyncio.Event()
+        streams = Streams(self.settings.require("redis_url"))
         spool = Spool(self.settings.spool_root("api"), max_bytes=self.settings.api_spool_max_bytes)
         bridge = Bridge(
             self.settings,
@@ -85,33 +84,40 @@ class Bench:
             spool=spool,
             tenants=Tenants(tenants, refresh_s=1),
         )
+        await self.drain(bridge, name, len(self.topics))
+        elapsed, cpu_s = await self.drain(bridge, name, self.messages)
+        self.cpu["bridge"].append(cpu_s / self.messages * 1e6)
+        await streams.close()
+        spool.close()
+        return self.messages / elapsed
+
+    async def drain(self, bridge: Bridge, name: str, messages: int) -> tuple[float, float]:
+        """Seconds, and those of processor time, until the bridge has acknowledged them."""
+        options, stop = await self.fill(name, messages), asyncio.Event()
         before = acknowledged()
         start, cpu = time.perf_counter(), time.process_time()
         running = asyncio.create_task(bridge.run(stop))
-        while acknowledged() - before < self.messages:
+        while acknowledged() - before < messages:
             await asyncio.sleep(0.005)
-        elapsed = time.perf_counter() - start
-        self.cpu["bridge"].append((time.process_time() - cpu) / self.messages * 1e6)
+        spent = time.perf_counter() - start, time.process_time() - cpu
         stop.set()
         await running
-        await streams.close()
-        spool.close()
-        await self.check()
+        await self.check(messages)
         await self.forget(options)
-        return self.messages / elapsed
+        return spent
 
-    async def check(self) -> None:
+    async def check(self, messages: int) -> None:
         """Every message must be in the stream, exactly once."""
         stream = keys.ingestion_stream(TENANT)
         entries = await self.redis.execute_command("XRANGE", stream, "-", "+")
         stored = sum(len(fields) for _, fields in entries) // 2
-        if stored != self.messages:
-            raise SystemExit(f"{stored} messages are in the stream, not {self.messages}")
+        if stored != messages:
+            raise SystemExit(f"{stored} messages are in the stream, not {messages}")
         await self.redis.delete(stream)
 
     async def bare(self) -> float:
         """Messages per second through the client alone."""
-        options = await self.fill(f"bare-{secrets.token_hex(4)}")
+        options = await self.fill(f"bare-{secrets.token_hex(4)}", self.messages)
         bare = bare3 if mqtt.client_version() == "aiomqtt3" else bare2
         cpu = time.process_time()
         elapsed = await bare(options, self.messages)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib import resources
 
 from redis.asyncio import Redis
 
 from iotistica.streams.client import execute, unavailable
+from iotistica.streams.scripts import script
 
 _AT_ONCE = 500
-_PUBLISH = resources.files("iotistica.streams").joinpath("publish.lua").read_text("utf-8")
+_PUBLISH = script("publish")
 
 
 class Channels:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from importlib import resources
 
 from iotistica.streams.client import connect, execute, unavailable
+from iotistica.streams.scripts import script
 
-_GRANT = resources.files("iotistica.streams").joinpath("grant.lua").read_text("utf-8")
+_GRANT = script("grant")
 _KEPT_WINDOWS = 2
 """Clocks of processes differ: one may still be in a window that has ended for another."""
 

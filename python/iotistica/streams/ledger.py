@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any
 
 from redis.asyncio import Redis
@@ -13,6 +12,7 @@ from iotistica import keys, ledger
 from iotistica._native import InvalidTopic, parse_topic
 from iotistica.keys import Feed
 from iotistica.streams.client import Argument, execute, unavailable
+from iotistica.streams.scripts import script
 
 Page = list[tuple[str, str, int]]
 """Agent, counter with its reason, number."""
@@ -25,7 +25,7 @@ _PAGE_ENTRIES = 4
 _PAGE_FIELDS = 500
 _PAGE_AGENTS = 200
 
-_IN_FLIGHT = resources.files("iotistica.streams").joinpath("in_flight.lua").read_text("utf-8")
+_IN_FLIGHT = script("in_flight")
 _LAST_ID = """
 local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 return {redis.call('XLEN', KEYS[1]), newest[1] and newest[1][1] or '0-0'}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any
 
 from redis.asyncio import Redis
@@ -14,10 +13,10 @@ from iotistica import keys
 from iotistica.errors import BadRequest
 from iotistica.streams.client import Argument, entries, execute, transact, unavailable
 from iotistica.streams.letter import DeadLetter, Filter, Letter, is_id, parse
+from iotistica.streams.scripts import script
 
-_SCRIPTS = resources.files("iotistica.streams")
-_HEADS = _SCRIPTS.joinpath("heads.lua").read_text("utf-8")
-_RESOLVE = _SCRIPTS.joinpath("resolve.lua").read_text("utf-8")
+_HEADS = script("heads")
+_RESOLVE = script("resolve", "count")
 
 PAGE = 500
 """Letters that one call examines at the most."""

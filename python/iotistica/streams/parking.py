@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
 from redis.asyncio import Redis
 
@@ -12,9 +11,10 @@ from iotistica import keys
 from iotistica.dictionaries import Wanted
 from iotistica.streams.client import Argument, Entry, entries, execute, unavailable
 from iotistica.streams.letter import DeadLetter
+from iotistica.streams.scripts import script
 
 _AT_ONCE = 256
-_UNPARK = resources.files("iotistica.streams").joinpath("unpark.lua").read_text("utf-8")
+_UNPARK = script("unpark", "count")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,5 @@ local size = tonumber(ARGV[2])
 if found == 1 and size > 0 then
     redis.call('XADD', KEYS[1], '*', unpack(ARGV, 3, 2 + size))
 end
-for i = 3 + size, #ARGV, 2 do
-    redis.call('HINCRBY', KEYS[2], ARGV[i], ARGV[i + 1])
-end
+count(KEYS[2], ARGV, 3 + size)
 return found

@@ -88,14 +88,9 @@ end
 if not counted then
     return false
 end
-local function count(pairs)
-    for i = 1, #pairs, 2 do
-        redis.call('HINCRBY', KEYS[4], pairs[i], pairs[i + 1])
-    end
-end
-count(counts)
+count(KEYS[4], counts, 1)
 if was_put then
-    count(taken)
+    count(KEYS[4], taken, 1)
 end
 local now = redis.call('TIME')
 local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -31,15 +30,15 @@ from iotistica.streams.letters import Letters
 from iotistica.streams.logs import MOST_ENTRIES, LogStreams
 from iotistica.streams.outbox import MOST_MESSAGES, Outbox
 from iotistica.streams.parking import Bay, Parking
+from iotistica.streams.scripts import script
 from iotistica.streams.topics import MOST_TOPICS, Topics
 from iotistica.streams.watch import unread
 
 _COMMAND_TIMEOUT_S = 5.0
 _AT_ONCE = 256
 
-_LUA = resources.files("iotistica.streams")
-_FLAGS, _, _SCRIPT = _LUA.joinpath("settle.lua").read_text("utf-8").partition("\n")
-_SETTLE = "\n".join((_FLAGS, _LUA.joinpath("sequences.lua").read_text("utf-8"), _SCRIPT))
+_SETTLE = script("settle", "sequences", "count")
+_COUNT = script("add_counts", "count")
 FIRST = b"0-0"
 """Below every id of an entry."""
 
@@ -57,9 +56,6 @@ for _, row in ipairs(rows) do
     end
 end
 return removed
-"""
-_COUNT = """
-for i = 1, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1]) end
 """
 
 Counts = Mapping[str, int]

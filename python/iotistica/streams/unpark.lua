@@ -46,7 +46,5 @@ end
 for _, fields in ipairs(letters) do
     redis.call('XADD', KEYS[4], '*', unpack(fields))
 end
-for i = at, #ARGV, 2 do
-    redis.call('HINCRBY', KEYS[5], ARGV[i], ARGV[i + 1])
-end
+count(KEYS[5], ARGV, at)
 return found
