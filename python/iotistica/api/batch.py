@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
@@ -48,9 +49,10 @@ class Routes:
         """Parse and remember. Raises `InvalidTopic`."""
         parsed = parse_topic(topic)
         route = Route(
-            tenant=parsed.tenant,
+            # One object for all, or each message of a large fleet would wait for memory.
+            tenant=sys.intern(parsed.tenant),
             agent=parsed.agent,
-            kind=parsed.kind,
+            kind=sys.intern(parsed.kind),
             rest=parsed.rest,
             suffix=f" {topic}".encode(),
             accepted=ledger.field(ledger.agent_of(parsed.agent), ledger.ACCEPTED),

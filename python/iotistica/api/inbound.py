@@ -27,6 +27,7 @@ from iotistica.streams import DeadLetter
 
 # Each write takes a connection of the pool; more at once would not make Redis any faster.
 _MAX_WRITES = 8
+_ACCEPTED = ledger.field("", ledger.ACCEPTED)
 
 _occasional = log.Occasional(log.get(__name__))
 
@@ -245,7 +246,7 @@ class Inbound:
                 metrics.BRIDGE_BYTES.inc(one.size)
                 if self._heard is not None:
                     # What it counts are the agents of the batch, each once.
-                    self._heard(*(ledger.parse(counter)[0] for counter in one.counts))
+                    self._heard(*(counter.removesuffix(_ACCEPTED) for counter in one.counts))
             metrics.BRIDGE_BATCH_SECONDS.observe(time.monotonic() - one.opened_at)
         self._confirm(batch.messages)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import ormsgpack
 from redis.exceptions import ResponseError
 
 from iotistica import keys
@@ -174,7 +175,7 @@ class Streams:
         stream = keys.ingestion_stream(tenant, feed)
         commands: list[Sequence[Argument]] = [("XADD", stream, "*", *fields) for fields in entries]
         if counts:
-            commands.append(("EVAL", _COUNT, 1, keys.ledger(tenant), *_flat(counts)))
+            commands.append(_counting(tenant, counts))
         with unavailable("append to the stream"):
             entry_id: bytes = (await transact(self._redis, *commands))[0]
             return entry_id
@@ -319,7 +320,7 @@ class Streams:
             await transact(
                 self._redis,
                 ("XADD", keys.dead_letter_stream(tenant), "*", *fields),
-                ("EVAL", _COUNT, 1, keys.ledger(tenant), *_flat(counts)),
+                _counting(tenant, counts),
             )
 
     async def dead_letters(self, tenant: str, *, after: bytes, count: int) -> list[Entry]:
@@ -412,6 +413,10 @@ class Streams:
         """Close every connection."""
         await self._reader.aclose()
         await self._redis.aclose()
+
+
+def _counting(tenant: str, counts: Counts) -> Sequence[Argument]:
+    return "EVAL", _COUNT, 1, keys.ledger(tenant), ormsgpack.packb(_flat(counts))
 
 
 def _led(items: Sequence[Argument]) -> tuple[Argument, ...]:
