@@ -48,6 +48,7 @@ METRICS = ["temperature", "humidity", "pressure", "vibration", "current"]
 POINTS = 12  # of each metric in a message
 STEP_MS = 100
 BATCH_ROWS = 50_000
+FILLED_AT_ONCE = 100  # agents, so that their rows are sorted in little space
 PROGRAM = (
     "from iotistica import log\n"
     "from iotistica.ingestion.main import run\n"
@@ -299,7 +300,9 @@ async def prepare(database: str, options: argparse.Namespace) -> Bench:
     if await connection.fetchval("SELECT relkind = 'p' FROM pg_class WHERE relname = 'readings'"):
         await connection.execute("SELECT readings_make_days($1)", [day_ms // 86_400_000])
     start = await connection.fetchval("SELECT to_timestamp($1)", day_ms / 1000)
-    await connection.execute(FILL, start, agents, METRICS, per_series)
+    for first in range(0, len(agents), FILLED_AT_ONCE):
+        some = agents[first : first + FILLED_AT_ONCE]
+        await connection.execute(FILL, start, some, METRICS, per_series)
     await connection.execute("VACUUM ANALYZE readings")
     await connection.execute("CHECKPOINT")
     return Bench(
