@@ -318,6 +318,25 @@ async def test_late_rows_reach_every_level_of_the_rollups(place: Place, plain: b
     assert await levels() == dict.fromkeys(("1m", "1h", "daily"), (150, 5000.0))
 
 
+async def test_rows_reach_days_that_are_compressed_already(place: Place, plain: bool) -> None:
+    """More of them than TimescaleDB unpacks for one statement by default (100,000)."""
+    if plain:
+        pytest.skip("plain PostgreSQL does not compress")
+    agents = [str(uuid.uuid4()) for _ in range(200)]
+    await AgentStore(place.pool).add_agents(place.tenant, [(one, one) for one in agents])
+    rows = [(at(n), agent, "t", n) for n in range(1000) for agent in agents]
+    path = place.file("a.csv", LONG, *rows)
+    assert (await place.run(path))[0].stored == 200_000
+    chunks = "SELECT count(compress_chunk(chunk)) FROM show_chunks('readings') AS chunk"
+    assert await place.connection.fetchval(chunks) == 1
+    late = place.file(
+        "b.csv", LONG, *((at(n + 0.5), agent, "t", n) for n in range(100) for agent in agents)
+    )
+    summary, said = await place.run(late, path)
+    assert (summary.stored, summary.duplicate, said) == (20_000, 200_000, [])
+    assert await place.connection.fetchval("SELECT count(*) FROM readings") == 220_000
+
+
 @pytest.fixture
 def plain(request: pytest.FixtureRequest) -> bool:
     return "plain" in request.node.name

@@ -110,7 +110,7 @@ class Options:
 
 @with_options(Options)
 def import_files(
-    options: Options, files: Annotated[list[str], typer.Argument(metavar="FILE…")]
+    options: Options, files: Annotated[list[str], typer.Argument(metavar="FILE")]
 ) -> None:
     """Read, store, and tell what became of it."""
     with failures(options.json):

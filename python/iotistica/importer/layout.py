@@ -22,8 +22,12 @@ class Layout:
     extra: int | None
     members: tuple[tuple[str, int], ...]
     """Columns that fill a member of `extra`."""
+    quality: int | None
+    protocol: int | None
+    numbers: tuple[tuple[str, int], ...]
+    """Fields that are numbers, beside the value."""
     others: tuple[tuple[str, int], ...]
-    """The other fields."""
+    """Fields that are text."""
     ignored: tuple[str, ...]
 
     @classmethod
@@ -75,12 +79,16 @@ class Layout:
                 for name, column in plan.columns.items()
                 if name.startswith(EXTRA)
             ),
-            others=tuple((name, at[name]) for name in _OTHERS if name in at),
+            quality=at.get("quality"),
+            protocol=at.get("protocol"),
+            numbers=tuple((name, at[name]) for name in _NUMBERS if name in at),
+            others=tuple((name, at[name]) for name in _TEXTS if name in at),
             ignored=() if plan.wide else tuple(rest),
         )
 
 
-_OTHERS = ("quality", "unit", "protocol", "device_name", "anomaly_score", "anomaly_threshold")
+_NUMBERS = ("anomaly_score", "anomaly_threshold")
+_TEXTS = ("unit", "device_name")
 
 
 def _shown(header: Sequence[str]) -> str:

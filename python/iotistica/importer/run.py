@@ -239,7 +239,8 @@ def _column(line: Line, name: str | None) -> int | None:
         return layout.time
     if name == "metric_name":
         return layout.metrics[0][1]
-    return next((at for other, at in layout.others if other == name), layout.extra)
+    named = {"quality": layout.quality, "protocol": layout.protocol, **dict(layout.numbers)}
+    return {**named, **dict(layout.others)}.get(name or "", layout.extra)
 
 
 def _refused(file: File, message: Message, error: str) -> Refused:

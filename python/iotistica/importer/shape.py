@@ -63,15 +63,22 @@ class Shaper:
         reading: dict[str, Any] = {}
         message: dict[str, Any] = {"readings": [reading]}
         rest = "endpoints"
-        self._extra(line, reading, message)
+        if layout.extra is not None or layout.members:
+            self._extra(line, reading, message)
         for name, at in layout.others:
-            if (cell := cells[at]) is None or cell == "":
-                continue
-            if name == "protocol" and name in reading:
+            if (cell := cells[at]) is not None and cell != "":
+                reading[name] = cell
+        for name, at in layout.numbers:
+            if (cell := cells[at]) is not None and cell != "":
+                reading[name] = number(cell)
+        if layout.quality is not None and (cell := cells[layout.quality]):
+            reading["quality"] = cell if cell.__class__ is not str else _code(cell)
+        if layout.protocol is not None and (cell := cells[layout.protocol]):
+            if "protocol" in reading:
                 # What an agent said that is no protocol stays in `extra`; the column has the real.
                 rest = f"endpoints/{cell}"
             else:
-                reading[name] = _CONVERTED[name](cell) if name in _CONVERTED else cell
+                reading["protocol"] = cell
         reading["timestamp"] = _moment(cells[layout.time], layout)
         header = self._header(line, rest)
         for name, metric_at, value_at in layout.metrics:
@@ -156,14 +163,9 @@ def number(cell: Any) -> Any:
     return cell if "_" in cell else value
 
 
-def _code(cell: Any) -> Any:
+def _code(cell: str) -> str | int:
     """A quality: a word, or the number of an OPC status."""
-    if cell.__class__ is str and _INTEGER.fullmatch(cell):
-        return int(cell)
-    return cell
-
-
-_CONVERTED = {"quality": _code, "anomaly_score": number, "anomaly_threshold": number}
+    return int(cell) if _INTEGER.fullmatch(cell) else cell
 
 
 def _moment(cell: Any, layout: Layout) -> Any:
