@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import functools
 import gzip
 import io
-import os
 import secrets
-import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from iotistica import ledger
-from iotistica.importer.files import File
+from iotistica.importer.files import Damaged, File
 from iotistica.importer.plan import OnError, Plan
 from iotistica.importer.run import Import
 from iotistica.importer.summary import Summary
@@ -140,7 +135,7 @@ def exported(rows: Sequence[dict[str, Any]]) -> list[list[Any]]:
 
 # What telemetry leaves in `extra` beside the columns of the same names.
 EXTRAS = [
-    {"value": "open"},
+    {"value": "open", "anomaly_score": "high"},
     {"protocol": "smoke signals", "unit": 7},
     {"metric": {"a": 1}, "name": "n", "nodeName": "m", "quality": "q", "nodeType": "metadata"},
     {"readings": [1], "messages": 2, "data": {"b": [None, 1.5]}, "metadata": {}, "sensor": "s"},
@@ -462,100 +457,41 @@ def _fits(name: str) -> bool:
     return not any(0xD800 <= ord(letter) < 0xE000 for letter in name)
 
 
-async def command(
-    place: Place, database: str, redis_url: str, *arguments: str, given: bytes | None = None
-) -> tuple[int, Any, str]:
-    """Exit code, what it printed as JSON, and standard error."""
-    done = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "iotistica", "import", *arguments, "--json"],
-        env={**os.environ, "DATABASE_URL": database, "REDIS_URL": redis_url},
-        input=given,
-        capture_output=True,
-        timeout=60,
-        check=False,
+async def test_rows_that_the_database_refuses_cost_themselves_alone(place: Place) -> None:
+    await place.connection.execute(
+        "ALTER TABLE readings ADD CONSTRAINT no_poison CHECK (metric_name <> 'poison')"
     )
-    printed = orjson.loads(done.stdout) if done.stdout else None
-    return done.returncode, printed, done.stderr.decode()
+    rows = [(at(n), AGENT, "poison" if n in (3, 150) else "t", "1") for n in range(200)]
+    path = place.file("a.csv", LONG, *rows)
+    summary, said = await place.run(path)
+    assert (summary.stored, dict(summary.reasons)) == (198, {"refused_by_database": 2})
+    assert [line.split(":")[1] for line in said] == ["5", "152"]
+    assert all('violates check constraint "' in line for line in said)
 
 
-async def test_the_command_says_what_it_did_and_exits_with_1_for_refused_lines(
-    place: Place, database: str, redis_url: str, plain: bool
-) -> None:
-    if not plain:
-        pytest.skip("one profile serves: the store is not what is tested")
-    tenant = ("--tenant", place.tenant)
-    good = place.file("good.csv", ("when", "tag", "v"), (at(0), "t", "1"))
-    named = ("--column", "time=when", "--column", "metric=tag", "--column", "value=v")
-    run = functools.partial(command, place, database, redis_url)
-    code, printed, said = await run(good, *tenant, "--agent", AGENT, *named)
-    assert (code, printed["stored"], printed["ended"], said) == (0, 1, None, "")
-    # The same without a table of its own: from standard input.
-    content = Path(good).read_bytes()
-    code, printed, _ = await run(
-        "-", "--format", "csv", *tenant, "--agent", AGENT, *named, given=content
-    )
-    assert (code, printed["stored"], printed["duplicate"]) == (0, 0, 1)
-
-    bad = place.file("bad.csv", LONG, (at(0), AGENT, "t", "inf"), (at(1), AGENT, "t", "1"))
-    code, printed, said = await run(bad, *tenant)
-    assert (code, printed["stored"], printed["reasons"][0]["first"][0]["line"]) == (1, 0, 2)
-    assert said.startswith(f"{bad}:2: column value, 'inf': field value: inf is not a finite number")
-    code, printed, _ = await run(bad, *tenant, "--on-error", "skip", "--allow-refused")
-    assert (code, printed["stored"], printed["refused"]) == (0, 1, 1)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["a.csv"], "no column 'metric_name' among 'time', 'agent_uuid', 'x', 'value'"),
-        (["a.csv", "--column", "metric=y"], "column 'y' for metric_name is none of 'time'"),
-        (["a.csv", "--column", "metric"], "--column 'metric' is not FIELD=COLUMN"),
-        (["a.csv", "--column", "tag=x"], "'tag' is none of time, agent_uuid"),
-        (["a.csv", "--agent", "x"], "--agent 'x' is not a UUID"),
-        (["a.csv", "--agent", AGENT], "--agent is given, and column 'agent_uuid' names agents too"),
-        (["a.bin"], "its name ends in none of .csv"),
-        (["none.csv"], "none.csv is not a file"),
-        (["-"], "give --format"),
-        (["a.csv", "--tenant", "nobody"], "--tenant 'nobody' does not exist"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else None,
-)
-async def test_a_wrong_argument_is_told_before_anything_is_read(
-    place: Place, database: str, redis_url: str, plain: bool, arguments: list[str], words: str
-) -> None:
-    if not plain:
-        pytest.skip("one profile serves: the store is not what is tested")
-    place.file("a.csv", ("time", "agent_uuid", "x", "value"))
-    place.write("a.bin", b"")
-    files = [str(place.directory / one) if one.startswith("a.") else one for one in arguments]
-    tenant = [] if "--tenant" in files else ["--tenant", place.tenant]
-    code, printed, said = await command(place, database, redis_url, *files, *tenant)
-    assert (code, printed) == (2, None)
-    assert words in orjson.loads(said)["error"]
-
-
-async def test_an_import_that_is_killed_can_be_run_again(
-    place: Place, database: str, redis_url: str
-) -> None:
-    count = 60_000
-    path = place.file("a.csv", LONG, *((at(n / 100), AGENT, "t", str(n)) for n in range(count)))
-    arguments = [path, "--tenant", place.tenant, "--json"]
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "iotistica", "import", *arguments),
-        env={**os.environ, "DATABASE_URL": database, "REDIS_URL": redis_url},
-    )
+async def test_a_lost_connection_is_no_end(place: Place) -> None:
+    rows = [(at(n / 100), AGENT, "t", "1") for n in range(60_000)]
+    running = asyncio.create_task(place.run(place.file("a.csv", LONG, *rows)))
     while not await place.connection.fetchval("SELECT count(*) FROM readings"):
         await asyncio.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    await process.wait()
-    before = await place.connection.fetchval("SELECT count(*) FROM readings")
-    assert 0 < before < count
-    code, printed, _ = await command(place, database, redis_url, *arguments[:-1])
-    assert (code, printed["readings"], printed["refused"]) == (0, count, 0)
-    assert printed["stored"] + printed["duplicate"] == count
-    assert printed["duplicate"] >= 20_000
-    found = await place.connection.fetchrow("SELECT count(*), sum(value) FROM readings")
-    assert tuple(found) == (count, sum(range(count)))
-    latest = await place.connection.fetchval("SELECT value FROM readings_latest")
-    assert latest == count - 1
+    killed = await place.connection.fetchval(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND application_name = 'test'"
+    )
+    summary, _ = await running
+    assert killed >= 1
+    assert (summary.readings, summary.refused, summary.ended) == (60_000, 0, None)
+    assert await place.connection.fetchval("SELECT count(*) FROM readings") == 60_000
+
+
+async def test_a_file_that_ends_early_is_told(place: Place) -> None:
+    path = place.file("a.csv.gz", LONG, *((at(n), AGENT, "t", "1") for n in range(500)))
+    whole = Path(path).read_bytes()
+    Path(path).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(Damaged, match=r"a\.csv\.gz: "):
+        await place.run(path)
+
+
+async def test_a_line_without_end_is_told_before_memory_is_full(place: Place) -> None:
+    with pytest.raises(Damaged, match="line 1 is longer than"):
+        await place.run(place.write("a.csv", b"x" * (3 << 20)))

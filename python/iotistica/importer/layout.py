@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from iotistica.errors import ConfigError
+from iotistica.importer.cells import code, number
 from iotistica.importer.plan import EXTRA, FIELDS, Plan
 
 
@@ -22,10 +24,9 @@ class Layout:
     extra: int | None
     members: tuple[tuple[str, int], ...]
     """Columns that fill a member of `extra`."""
-    quality: int | None
     protocol: int | None
-    numbers: tuple[tuple[str, int], ...]
-    """Fields that are numbers, beside the value."""
+    converted: tuple[tuple[str, Callable[[Any], Any], int], ...]
+    """Fields that may be numbers, what makes them so, and their columns."""
     others: tuple[tuple[str, int], ...]
     """Fields that are text."""
     ignored: tuple[str, ...]
@@ -79,15 +80,17 @@ class Layout:
                 for name, column in plan.columns.items()
                 if name.startswith(EXTRA)
             ),
-            quality=at.get("quality"),
             protocol=at.get("protocol"),
-            numbers=tuple((name, at[name]) for name in _NUMBERS if name in at),
+            converted=tuple(
+                (name, convert, at[name]) for name, convert in _CONVERTED.items() if name in at
+            ),
             others=tuple((name, at[name]) for name in _TEXTS if name in at),
             ignored=() if plan.wide else tuple(rest),
         )
 
 
-_NUMBERS = ("anomaly_score", "anomaly_threshold")
+# A quality may be the number of an OPC status.
+_CONVERTED = {"quality": code, "anomaly_score": number, "anomaly_threshold": number}
 _TEXTS = ("unit", "device_name")
 
 

@@ -239,8 +239,8 @@ def _column(line: Line, name: str | None) -> int | None:
         return layout.time
     if name == "metric_name":
         return layout.metrics[0][1]
-    named = {"quality": layout.quality, "protocol": layout.protocol, **dict(layout.numbers)}
-    return {**named, **dict(layout.others)}.get(name or "", layout.extra)
+    named = {other: at for other, _, at in layout.converted} | dict(layout.others)
+    return named.get(name or "", layout.extra)
 
 
 def _refused(file: File, message: Message, error: str) -> Refused:

@@ -16,12 +16,12 @@ import orjson
 import ormsgpack
 
 from iotistica._native import decode_agent, format_topic
+from iotistica.importer.cells import code, number
 from iotistica.importer.layout import Layout
 from iotistica.importer.plan import Plan
 from iotistica.importer.refusal import Unfit
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _MOST_HEADERS = 100_000
 # Members of `extra` that telemetry keeps there from the message around a reading; within the
 # reading they would be its fields.
@@ -62,25 +62,7 @@ class Shaper:
         layout, cells = line.layout, line.cells
         reading: dict[str, Any] = {}
         message: dict[str, Any] = {"readings": [reading]}
-        rest = "endpoints"
-        if layout.extra is not None or layout.members:
-            self._extra(line, reading, message)
-        for name, at in layout.others:
-            if (cell := cells[at]) is not None and cell != "":
-                reading[name] = cell
-        for name, at in layout.numbers:
-            if (cell := cells[at]) is not None and cell != "":
-                reading[name] = number(cell)
-        if layout.quality is not None and (cell := cells[layout.quality]):
-            reading["quality"] = cell if cell.__class__ is not str else _code(cell)
-        if layout.protocol is not None and (cell := cells[layout.protocol]):
-            if "protocol" in reading:
-                # What an agent said that is no protocol stays in `extra`; the column has the real.
-                rest = f"endpoints/{cell}"
-            else:
-                reading["protocol"] = cell
-        reading["timestamp"] = _moment(cells[layout.time], layout)
-        header = self._header(line, rest)
+        header = self._header(line, self._shared(line, reading, message))
         for name, metric_at, value_at in layout.metrics:
             cell = cells[value_at]
             if metric_at is None:
@@ -96,11 +78,30 @@ class Shaper:
             except TypeError as error:
                 yield _unpacked(line, error)
 
+    def _shared(self, line: Line, reading: dict[str, Any], message: dict[str, Any]) -> str:
+        """Fill in what all readings of a line share; the end of their topic."""
+        layout, cells = line.layout, line.cells
+        rest = "endpoints"
+        if layout.extra is not None or layout.members:
+            self._extra(line, reading, message)
+        for name, at in layout.others:
+            if (cell := cells[at]) is not None and cell != "":
+                reading[name] = cell
+        for name, convert, at in layout.converted:
+            if (cell := cells[at]) is not None and cell != "":
+                reading[name] = convert(cell)
+        if layout.protocol is not None and (cell := cells[layout.protocol]):
+            if "protocol" in reading:
+                # What an agent said that is no protocol stays in `extra`; the column has the real.
+                rest = f"endpoints/{cell}"
+            else:
+                reading["protocol"] = cell
+        reading["timestamp"] = _moment(cells[layout.time], layout)
+        return rest
+
     def _value(self, cell: Any) -> Any:
-        if cell is None or cell == "":
-            return None
         value = number(cell)
-        if value.__class__ is not float and value.__class__ is not int:
+        if value.__class__ is not float and value.__class__ is not int and value is not None:
             self.texts += 1
         return value
 
@@ -151,29 +152,13 @@ def is_uuid(text: str) -> bool:
     return _UUID.fullmatch(text) is not None
 
 
-def number(cell: Any) -> Any:
-    """Text that is a number as one; anything else unchanged."""
-    if cell.__class__ is not str:
-        return cell
-    try:
-        value = float(cell)
-    except ValueError:
-        return cell
-    # Python's own ways to write a number are nobody else's.
-    return cell if "_" in cell else value
-
-
-def _code(cell: str) -> str | int:
-    """A quality: a word, or the number of an OPC status."""
-    return int(cell) if _INTEGER.fullmatch(cell) else cell
-
-
 def _moment(cell: Any, layout: Layout) -> Any:
     if cell is None or cell == "":
         raise Unfit("time_missing", "is empty", column=layout.header[layout.time], value=cell)
     if cell.__class__ is not str or cell[4:5] == "-":
         return cell
-    return int(cell) if _INTEGER.fullmatch(cell) else number(cell)
+    found = code(cell)
+    return number(found) if found is cell else found
 
 
 def _object(cell: Any, column: str) -> dict[str, Any]:

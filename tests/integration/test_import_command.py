@@ -1,0 +1,119 @@
+"""`iotistica import` as a person runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from tests.integration.test_import import AGENT, LONG, Place, at, place
+
+__all__ = ["place"]  # a fixture
+
+
+@pytest.fixture
+def empty_database(postgres_url: str) -> str:
+    """One profile serves: the store is not what is tested."""
+    return postgres_url
+
+
+async def command(
+    place: Place, database: str, redis_url: str, *arguments: str, given: bytes | None = None
+) -> tuple[int, Any, str]:
+    """Exit code, what it printed as JSON, and standard error."""
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "iotistica", "import", *arguments, "--json"],
+        env={**os.environ, "DATABASE_URL": database, "REDIS_URL": redis_url},
+        input=given,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    printed = orjson.loads(done.stdout) if done.stdout else None
+    return done.returncode, printed, done.stderr.decode()
+
+
+async def test_the_command_says_what_it_did_and_exits_with_1_for_refused_lines(
+    place: Place, database: str, redis_url: str
+) -> None:
+    tenant = ("--tenant", place.tenant)
+    good = place.file("good.csv", ("when", "tag", "v"), (at(0), "t", "1"))
+    named = ("--column", "time=when", "--column", "metric=tag", "--column", "value=v")
+    run = functools.partial(command, place, database, redis_url)
+    code, printed, said = await run(good, *tenant, "--agent", AGENT, *named)
+    assert (code, printed["stored"], printed["ended"], said) == (0, 1, None, "")
+    # The same without a table of its own: from standard input.
+    content = Path(good).read_bytes()
+    code, printed, _ = await run(
+        "-", "--format", "csv", *tenant, "--agent", AGENT, *named, given=content
+    )
+    assert (code, printed["stored"], printed["duplicate"]) == (0, 0, 1)
+
+    bad = place.file("bad.csv", LONG, (at(0), AGENT, "t", "inf"), (at(1), AGENT, "t", "1"))
+    code, printed, said = await run(bad, *tenant)
+    assert (code, printed["stored"], printed["reasons"][0]["first"][0]["line"]) == (1, 0, 2)
+    assert said.startswith(f"{bad}:2: column value, 'inf': field value: inf is not a finite number")
+    code, printed, _ = await run(bad, *tenant, "--on-error", "skip", "--allow-refused")
+    assert (code, printed["stored"], printed["refused"]) == (0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["a.csv"], "no column 'metric_name' among 'time', 'agent_uuid', 'x', 'value'"),
+        (["a.csv", "--column", "metric=y"], "column 'y' for metric_name is none of 'time'"),
+        (["a.csv", "--column", "metric"], "--column 'metric' is not FIELD=COLUMN"),
+        (["a.csv", "--column", "tag=x"], "'tag' is none of time, agent_uuid"),
+        (["a.csv", "--agent", "x"], "--agent 'x' is not a UUID"),
+        (["a.csv", "--agent", AGENT], "--agent is given, and column 'agent_uuid' names agents too"),
+        (["a.bin"], "its name ends in none of .csv"),
+        (["none.csv"], "none.csv is not a file"),
+        (["-"], "give --format"),
+        (["a.csv", "--tenant", "nobody"], "--tenant 'nobody' does not exist"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+async def test_a_wrong_argument_is_told_before_anything_is_read(
+    place: Place, database: str, redis_url: str, arguments: list[str], words: str
+) -> None:
+    place.file("a.csv", ("time", "agent_uuid", "x", "value"))
+    place.write("a.bin", b"")
+    files = [str(place.directory / one) if one.startswith("a.") else one for one in arguments]
+    tenant = [] if "--tenant" in files else ["--tenant", place.tenant]
+    code, printed, said = await command(place, database, redis_url, *files, *tenant)
+    assert (code, printed) == (2, None)
+    assert words in orjson.loads(said)["error"]
+
+
+async def test_an_import_that_is_killed_can_be_run_again(
+    place: Place, database: str, redis_url: str
+) -> None:
+    count = 60_000
+    path = place.file("a.csv", LONG, *((at(n / 100), AGENT, "t", str(n)) for n in range(count)))
+    arguments = [path, "--tenant", place.tenant, "--json"]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "iotistica", "import", *arguments),
+        env={**os.environ, "DATABASE_URL": database, "REDIS_URL": redis_url},
+    )
+    while not await place.connection.fetchval("SELECT count(*) FROM readings"):
+        await asyncio.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    await process.wait()
+    before = await place.connection.fetchval("SELECT count(*) FROM readings")
+    assert 0 < before < count
+    code, printed, _ = await command(place, database, redis_url, *arguments[:-1])
+    assert (code, printed["readings"], printed["refused"]) == (0, count, 0)
+    assert printed["stored"] + printed["duplicate"] == count
+    assert printed["duplicate"] >= 20_000
+    found = await place.connection.fetchrow("SELECT count(*), sum(value) FROM readings")
+    assert tuple(found) == (count, sum(range(count)))
+    latest = await place.connection.fetchval("SELECT value FROM readings_latest")
+    assert latest == count - 1
