@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from iotistica import ledger
+from iotistica._native import Context, encode_batch, format_topic
 from iotistica.importer.files import Damaged, File
 from iotistica.importer.plan import OnError, Plan
 from iotistica.importer.run import Import
@@ -28,6 +29,7 @@ from iotistica.importer.summary import Summary
 from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
 from iotistica.store.pool import Pool
+from iotistica.store.readings import ReadingStore
 from iotistica.store.rollups import Rollups
 from iotistica.streams import Filter, Streams
 
@@ -35,6 +37,7 @@ AGENT, OTHER, FOREIGN = (str(uuid.UUID(int=number)) for number in (1, 2, 3))
 DAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=3)
 LONG = ("time", "agent_uuid", "metric_name", "value")
 EXPORT = (*LONG, "quality", "unit", "protocol", "extra", "anomaly_score", "anomaly_threshold")
+TEXT = st.characters(codec="utf-8", exclude_characters="\0")
 ROWS = """
 SELECT time, agent_uuid::text, metric_name, value, quality, unit, protocol, extra::text AS extra,
        anomaly_score, anomaly_threshold
@@ -175,8 +178,6 @@ async def test_what_was_exported_comes_back_as_it_was(place: Place) -> None:
 
 
 async def _has_day(place: Place) -> bool:
-    from iotistica.store.readings import ReadingStore
-
     await ReadingStore(place.pool).make_days([(DAY - datetime(1970, 1, 1, tzinfo=UTC)).days])
     return True
 
@@ -332,6 +333,48 @@ async def test_rows_reach_days_that_are_compressed_already(place: Place, plain: 
     assert await place.connection.fetchval("SELECT count(*) FROM readings") == 220_000
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e9, 1e9) | st.text(TEXT),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(TEXT), inner, max_size=2),
+    max_leaves=4,
+)
+NAMES = st.text(TEXT, min_size=1, max_size=8) | st.sampled_from(
+    [
+        *("metric", "value", "unit", "quality", "protocol", "name", "nodeName", "nodeType"),
+        *("sensor", "data", "metadata", "readings", "messages", "msgId", "timestamp", "v", "p"),
+        *("deviceName", "device_name", "device_uuid", "deviceUuid", "endpointUuid"),
+        *("anomaly_score", "anomaly_threshold"),
+    ]
+)
+
+
+@given(
+    readings=st.lists(st.dictionaries(NAMES, JSON, max_size=5), min_size=1, max_size=8),
+    message=st.dictionaries(NAMES.filter(lambda name: name != "readings"), JSON, max_size=3),
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_whatever_an_agent_sent_comes_back_as_it_was(
+    place: Place, readings: list[dict[str, Any]], message: dict[str, Any]
+) -> None:
+    await place.connection.execute("DELETE FROM readings")
+    context = Context(place.tenant, key_compaction=False)
+    context.add_agents([AGENT])
+    sent = [
+        {"metric": f"m {n}", "quality": "good", **one, "timestamp": at(n)}
+        for n, one in enumerate(readings)
+    ]
+    header = f"1-0 {format_topic(place.tenant, AGENT, 'endpoints/x')}".encode()
+    entry = [header, orjson.dumps({**message, "readings": sent})]
+    now_ms = int(datetime.now(UTC).timestamp() * 1000)
+    batch = encode_batch([(b"0-0", entry)], context, now_ms=now_ms)
+    await ReadingStore(place.pool).commit_again(batch)
+    before = await place.rows()
+    await place.connection.execute("DELETE FROM readings")
+    summary, said = await place.run(place.file("a.csv", EXPORT, *exported(before)))
+    assert (summary.stored, said) == (len(before), [])
+    assert await place.rows() == before
+
+
 @pytest.fixture
 def plain(request: pytest.FixtureRequest) -> bool:
     return "plain" in request.node.name
@@ -440,7 +483,7 @@ async def test_a_dry_run_changes_nothing(place: Place) -> None:
     assert await place.streams.ledger.exact(place.tenant, [AGENT], LEDGER) == {AGENT: {}}
 
 
-@given(name=st.text(min_size=1, max_size=60).filter(lambda name: "\0" not in name and _fits(name)))
+@given(name=st.text(TEXT, min_size=1, max_size=60))
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_a_metric_may_have_any_name(place: Place, name: str) -> None:
     for form in ("long", "wide"):
@@ -451,10 +494,6 @@ async def test_a_metric_may_have_any_name(place: Place, name: str) -> None:
         await place.connection.execute("DELETE FROM readings")
         await place.run(place.file("a.csv", header, cells), wide=form == "wide")
         assert [row["metric_name"] for row in await place.rows()] == [name]
-
-
-def _fits(name: str) -> bool:
-    return not any(0xD800 <= ord(letter) < 0xE000 for letter in name)
 
 
 async def test_rows_that_the_database_refuses_cost_themselves_alone(place: Place) -> None:
