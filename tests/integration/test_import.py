@@ -9,6 +9,7 @@ import io
 import secrets
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,10 +23,12 @@ from hypothesis import strategies as st
 
 from iotistica import ledger
 from iotistica._native import Context, encode_batch, format_topic
+from iotistica.api.again import Again
 from iotistica.importer.files import Damaged, File
 from iotistica.importer.plan import OnError, Plan
 from iotistica.importer.run import Import
 from iotistica.importer.summary import Summary
+from iotistica.redrive import Redrive, Result
 from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
 from iotistica.store.pool import Pool
@@ -314,6 +317,15 @@ async def test_late_rows_reach_every_level_of_the_rollups(place: Place, plain: b
     assert await levels() == dict.fromkeys(("1m", "1h", "daily"), (150, 5000.0))
 
 
+async def test_days_of_long_ago_are_made_and_those_beyond_retention_are_not(place: Place) -> None:
+    days = [DAY - timedelta(days=ago) for ago in (0, 30, 700, 731)]
+    rows = [(day.isoformat(), AGENT, "t", "1") for day in days]
+    summary, said = await place.run(place.file("a.csv", LONG, *rows))
+    assert (summary.stored, dict(summary.reasons)) == (3, {"time_too_old": 1})
+    assert "is older than the retention of 730 days" in said[0]
+    assert sorted(row["time"] for row in await place.rows()) == sorted(days[:3])
+
+
 async def test_rows_reach_days_that_are_compressed_already(place: Place, plain: bool) -> None:
     """More of them than TimescaleDB unpacks for one statement by default (100,000)."""
     if plain:
@@ -472,6 +484,20 @@ async def test_letters_are_written_once_and_can_be_replayed(place: Place) -> Non
         ("unknown_agent", "topic", late),
     ]
     assert all(str(one.dead.original_id).startswith(f"{path}:") for one in found)
+
+    await AgentStore(place.pool).add_agents(place.tenant, [(late, "late")])
+    parts = {"settings": Settings(), "pool": place.pool, "streams": place.streams}
+    with ThreadPoolExecutor(1) as executor:
+        again = Again(**parts, executor=executor)
+        redrive = Redrive(**parts, executor=executor, families=again, dry_run=False)
+        steps = [step async for step in redrive.run(place.tenant, Filter())]
+    proofs = [proof for step in steps for proof in step.proofs]
+    assert [(proof.result, proof.inserted) for proof in proofs] == [
+        # A line that is no message stays what it is: nothing makes up a time for it.
+        (Result.STILL_BAD, 0),
+        (Result.PASSED, 1),
+    ]
+    assert [row["agent_uuid"] for row in await place.rows()] == [AGENT, late]
 
 
 async def test_a_dry_run_changes_nothing(place: Place) -> None:

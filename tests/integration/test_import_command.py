@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 import pytest
-from tests.integration.test_import import AGENT, LONG, Place, at, place
+from tests.integration.test_import import AGENT, FOREIGN, LONG, Place, at, place
 
 __all__ = ["place"]  # a fixture
 
@@ -65,32 +65,41 @@ async def test_the_command_says_what_it_did_and_exits_with_1_for_refused_lines(
     assert (code, printed["stored"], printed["refused"]) == (0, 1, 1)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["a.csv"], "no column 'metric_name' among 'time', 'agent_uuid', 'x', 'value'"),
-        (["a.csv", "--column", "metric=y"], "column 'y' for metric_name is none of 'time'"),
-        (["a.csv", "--column", "metric"], "--column 'metric' is not FIELD=COLUMN"),
-        (["a.csv", "--column", "tag=x"], "'tag' is none of time, agent_uuid"),
-        (["a.csv", "--agent", "x"], "--agent 'x' is not a UUID"),
-        (["a.csv", "--agent", AGENT], "--agent is given, and column 'agent_uuid' names agents too"),
-        (["a.bin"], "its name ends in none of .csv"),
-        (["none.csv"], "none.csv is not a file"),
-        (["-"], "give --format"),
-        (["a.csv", "--tenant", "nobody"], "--tenant 'nobody' does not exist"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else None,
-)
 async def test_a_wrong_argument_is_told_before_anything_is_read(
-    place: Place, database: str, redis_url: str, arguments: list[str], words: str
+    place: Place, database: str, redis_url: str
 ) -> None:
-    place.file("a.csv", ("time", "agent_uuid", "x", "value"))
-    place.write("a.bin", b"")
-    files = [str(place.directory / one) if one.startswith("a.") else one for one in arguments]
-    tenant = [] if "--tenant" in files else ["--tenant", place.tenant]
-    code, printed, said = await command(place, database, redis_url, *files, *tenant)
-    assert (code, printed) == (2, None)
-    assert words in orjson.loads(said)["error"]
+    path = place.file("a.csv", ("time", "agent_uuid", "x", "value"))
+    for arguments, words in (
+        ((path, "--tenant", place.tenant), f"{path}: no column 'metric_name' among 'time'"),
+        ((path, "--tenant", "nobody"), "--tenant 'nobody' does not exist"),
+        (
+            (path, "--tenant", place.tenant, "--agent", FOREIGN, "--ignore", "agent_uuid"),
+            f"--agent {FOREIGN} is not one of tenant {place.tenant!r}",
+        ),
+    ):
+        code, printed, said = await command(place, database, redis_url, *arguments)
+        assert (code, printed) == (2, None)
+        assert words in orjson.loads(said)["error"]
+
+
+async def test_an_import_that_is_interrupted_ends_what_is_under_way_and_says_so(
+    place: Place, database: str, redis_url: str
+) -> None:
+    rows = [(at(n / 100), AGENT, "t", "1") for n in range(5000)]
+    path = place.file("a.csv", LONG, *rows)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "iotistica", "import", path, "--tenant", place.tenant),
+        *("--rate", "100", "--json"),
+        env={**os.environ, "DATABASE_URL": database, "REDIS_URL": redis_url},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    while not await place.connection.fetchval("SELECT count(*) FROM readings"):
+        await asyncio.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    printed = orjson.loads((await process.communicate())[0])
+    assert (process.returncode, printed["ended"]) == (1, "interrupted")
+    assert printed["stored"] == await place.connection.fetchval("SELECT count(*) FROM readings")
+    assert 0 < printed["stored"] < 5000
 
 
 async def test_an_import_that_is_killed_can_be_run_again(

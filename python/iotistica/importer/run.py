@@ -119,9 +119,9 @@ class Import:
                     # Readers may have closed it.
                     return show(file, file.bytes or 0)
                 show(file, raw.tell() if raw.seekable() else 0)
+                await self._pace(len(portion.messages))
                 if self.stopping:
                     raise Stopped("interrupted")
-                await self._pace(len(portion.messages))
 
     def _fill(self, file: File, found: Iterator[Line | Refusal]) -> Portion:
         """The next messages; with `OnError.STOP` they end before the first line that is unfit."""
