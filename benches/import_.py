@@ -14,12 +14,12 @@ import csv
 import json
 import os
 import random
-import resource
 import sys
 import tempfile
 import time
 import uuid
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,7 +31,7 @@ import uvloop
 from harness import arguments, report
 from iotistica.store.agents import AgentStore
 from iotistica.store.migrate import migrate
-from store import servers
+from store import peak_mib, servers
 
 TENANT = "73eddd385ce8"
 METRICS = ["temperature", "humidity", "pressure", "vibration", "current"]
@@ -48,6 +48,7 @@ class Bench:
     directory: Path
     options: argparse.Namespace
     turns: int = 0
+    peak_mib: int = 0
 
     def rows(self) -> list[tuple[Any, ...]]:
         """Rows of the next turn in the order of their times, as a historian dumps them."""
@@ -87,7 +88,11 @@ class Bench:
             env=self.environment,
             stdout=asyncio.subprocess.PIPE,
         )
-        printed, _ = await process.communicate()
+        talk = asyncio.create_task(process.communicate())
+        while not (await asyncio.wait([talk], timeout=0.05))[0]:
+            with suppress(FileNotFoundError, StopIteration):  # it has just ended
+                self.peak_mib = max(self.peak_mib, peak_mib(process.pid))
+        printed, _ = talk.result()
         assert process.returncode == 0, printed
         return dict(json.loads(printed))
 
@@ -135,7 +140,7 @@ async def measure(options: argparse.Namespace) -> None:
         parquet=round(sorted(rates["parquet"])[len(rates["parquet"]) // 2]),
         again=round(sorted(rates["again"])[len(rates["again"]) // 2]),
         rows=options.rows,
-        peak_mib=resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
+        peak_mib=bench.peak_mib,
     )
 
 
