@@ -42,9 +42,10 @@ def test_a_header_that_does_not_do_is_told(
 
 
 def test_a_wide_file_has_metrics_of_the_names_of_fields() -> None:
-    header = ["time", "agent_uuid", "value", "metric_name", "x", "note"]
+    header = ["time", "agent_uuid", "value", "metric_name", "x", "note", ""]
     layout = Layout.of(header, plan(wide=True, ignored=frozenset({"note"})))
     assert layout.metrics == (("value", None, 2), ("metric_name", None, 3), ("x", None, 4))
+    assert layout.ignored == ("",)  # the index of a data frame
 
 
 def test_columns_that_no_reading_takes_are_named() -> None:

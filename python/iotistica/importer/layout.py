@@ -71,7 +71,8 @@ class Layout:
             header=tuple(header),
             time=at["time"],
             agent=None if plan.agent is not None else at["agent_uuid"],
-            metrics=tuple((name, None, place[name]) for name in rest)
+            # Spreadsheets and data frames write an index without a name.
+            metrics=tuple((name, None, place[name]) for name in rest if name)
             if plan.wide
             else (("", at["metric_name"], at["value"]),),
             extra=at.get("extra"),
@@ -85,7 +86,7 @@ class Layout:
                 (name, convert, at[name]) for name, convert in _CONVERTED.items() if name in at
             ),
             others=tuple((name, at[name]) for name in _TEXTS if name in at),
-            ignored=() if plan.wide else tuple(rest),
+            ignored=tuple(name for name in rest if not (plan.wide and name)),
         )
 
 

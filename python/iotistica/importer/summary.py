@@ -103,6 +103,6 @@ class Summary:
         if self.letters:
             yield f"  {self.letters:,} dead letters written: iotistica dlq list"
         if self.ignored:
-            yield f"  columns that no reading takes: {', '.join(sorted(self.ignored))}"
+            yield f"  columns that no reading takes: {', '.join(map(repr, sorted(self.ignored)))}"
         if self.ended is not None:
             yield f"ended early: {self.ended}; run it again, nothing is stored twice"
