@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 import pytest
-from tests.integration.test_import import AGENT, FOREIGN, LONG, Place, at, place
+from tests.integration.test_import import AGENT, DAY, FOREIGN, LONG, Place, at, place
 
 __all__ = ["place"]  # a fixture
 
@@ -30,7 +30,7 @@ async def command(
     """Exit code, what it printed as JSON, and standard error."""
     done = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-m", "iotistica", "import", *arguments, "--json"],
+        [sys.executable, "-m", "iotistica", *arguments, "--json"],
         env={**os.environ, "DATABASE_URL": database, "REDIS_URL": redis_url},
         input=given,
         capture_output=True,
@@ -47,10 +47,10 @@ async def test_the_command_says_what_it_did_and_exits_with_1_for_refused_lines(
     tenant = ("--tenant", place.tenant)
     good = place.file("good.csv", ("when", "tag", "v"), (at(0), "t", "1"))
     named = ("--column", "time=when", "--column", "metric=tag", "--column", "value=v")
-    run = functools.partial(command, place, database, redis_url)
+    run = functools.partial(command, place, database, redis_url, "import")
     code, printed, said = await run(good, *tenant, "--agent", AGENT, *named)
     assert (code, printed["stored"], printed["ended"], said) == (0, 1, None, "")
-    # The same without a table of its own: from standard input.
+    # The same from standard input.
     content = Path(good).read_bytes()
     code, printed, _ = await run(
         "-", "--format", "csv", *tenant, "--agent", AGENT, *named, given=content
@@ -65,6 +65,31 @@ async def test_the_command_says_what_it_did_and_exits_with_1_for_refused_lines(
     assert (code, printed["stored"], printed["refused"]) == (0, 1, 1)
 
 
+async def test_an_audit_knows_the_rows_of_an_import(
+    place: Place, database: str, redis_url: str
+) -> None:
+    run = functools.partial(command, place, database, redis_url)
+    rows = [(at(n), AGENT, "t", "1") for n in range(300)]
+    path = place.file("a.csv", LONG, *rows[:200], rows[0])
+    await place.streams.ledger.begin(place.tenant, "0" * 32)
+    assert (await run("import", path, "--tenant", place.tenant))[0] == 0
+    # Of an import that died between its commit and its count.
+    await place.connection.execute(
+        "INSERT INTO readings (time, agent_uuid, metric_name, value, quality, protocol) "
+        "SELECT $1::timestamptz + n * interval '1 minute', $2, 't', 1, 'unknown', 'mqtt' "
+        "FROM generate_series(200, 299) AS n",
+        DAY,
+        AGENT,
+    )
+    whole = place.file("b.csv", LONG, *rows)
+    assert (await run("import", whole, "--tenant", place.tenant))[1]["duplicate"] == 300
+    code, printed, _ = await run("audit", "--tenant", place.tenant, "--count")
+    account = printed["tenants"][0]["agents"][0]
+    figures = {name: account["readings"][name] for name in ("stored", "duplicate", "redelivered")}
+    assert figures == {"stored": 200, "duplicate": 1, "redelivered": 300}
+    assert (code, account["problems"], account["rows"]["found"]) == (0, [], 300)
+
+
 async def test_a_wrong_argument_is_told_before_anything_is_read(
     place: Place, database: str, redis_url: str
 ) -> None:
@@ -77,7 +102,7 @@ async def test_a_wrong_argument_is_told_before_anything_is_read(
             f"--agent {FOREIGN} is not one of tenant {place.tenant!r}",
         ),
     ):
-        code, printed, said = await command(place, database, redis_url, *arguments)
+        code, printed, said = await command(place, database, redis_url, "import", *arguments)
         assert (code, printed) == (2, None)
         assert words in orjson.loads(said)["error"]
 
@@ -118,7 +143,7 @@ async def test_an_import_that_is_killed_can_be_run_again(
     await process.wait()
     before = await place.connection.fetchval("SELECT count(*) FROM readings")
     assert 0 < before < count
-    code, printed, _ = await command(place, database, redis_url, *arguments[:-1])
+    code, printed, _ = await command(place, database, redis_url, "import", *arguments[:-1])
     assert (code, printed["readings"], printed["refused"]) == (0, count, 0)
     assert printed["stored"] + printed["duplicate"] == count
     assert printed["duplicate"] >= 20_000

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import pytest
 
 from iotistica.errors import ConfigError
 from iotistica.importer.cells import code, number
-from iotistica.importer.files import File
+from iotistica.importer.files import File, arrow
 from iotistica.importer.layout import Layout
 from iotistica.importer.plan import Form, Plan, columns_of
 from iotistica.importer.work import agents_of, delimiter_of, uuid_of
@@ -145,3 +146,9 @@ def test_an_agent_and_a_delimiter_are_checked() -> None:
     assert [delimiter_of(text) for text in (None, ";", "tab")] == [None, ";", "\t"]
     with pytest.raises(ConfigError, match="is not one character"):
         delimiter_of("ab")
+
+
+def test_parquet_without_its_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ConfigError, match=r"a\.parquet: .* pip install 'iotistica\[arrow\]'"):
+        arrow("a.parquet: to read Parquet")
