@@ -24,7 +24,7 @@ $(VENV)/.python: pyproject.toml
 	touch $@
 
 $(VENV)/.native: $(VENV)/.python $(RUST_SOURCES)
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet --extras embedded
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet --extras embedded,arrow
 	$(BIN)/python -m pip install --quiet --pre '$(AIOMQTT_FAST)'
 	touch $@
 

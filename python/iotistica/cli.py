@@ -12,6 +12,7 @@ import typer
 from iotistica import admin_command, audit_command, quota_command, spool_command
 from iotistica.command import DataDir, Json, failures
 from iotistica.dlq import command as dlq_command
+from iotistica.importer import command as import_command
 from iotistica.operate import agents, findings, jobs, target
 from iotistica.settings import Settings
 from iotistica.simulator.plan import Format, Plan
@@ -203,6 +204,7 @@ def decode(
 
 
 app.command(help=audit_command.HELP)(audit_command.audit)
+app.command("import", help=import_command.HELP)(import_command.import_files)
 app.add_typer(admin_command.app, name="admin")
 app.add_typer(agents.app, name="agents")
 app.add_typer(findings.alerts, name="alerts")

@@ -1,0 +1,1 @@
+"""Files of telemetry brought in, as `iotistica import` does it (docs/import.md)."""
