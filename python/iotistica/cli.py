@@ -12,6 +12,7 @@ import typer
 from iotistica import (
     admin_command,
     audit_command,
+    doctor_command,
     migrate_command,
     quota_command,
     spool_command,
@@ -197,6 +198,7 @@ def decode(
 
 
 app.command(help=migrate_command.HELP)(migrate_command.migrate)
+app.command(help=doctor_command.HELP)(doctor_command.doctor)
 app.command(help=audit_command.HELP)(audit_command.audit)
 app.command("import", help=import_command.HELP)(import_command.import_files)
 app.add_typer(admin_command.app, name="admin")
