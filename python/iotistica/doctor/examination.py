@@ -92,15 +92,18 @@ def _check_urls(place: Place) -> None:
 
 async def examine(place: Place) -> list[Group]:
     """All checks, group by group in an order of their own. Raises `ConfigError`."""
-    settings = place.settings
-    return list(
-        await asyncio.gather(
-            _database(place),
-            _redis(place),
-            _each("MQTT broker", _BROKER, (place,), known=settings.mqtt_url, name="MQTT_URL"),
-            _each("this machine", _MACHINE, (place,), known="here"),
-        )
+    groups = await asyncio.gather(
+        _database(place),
+        _redis(place),
+        _each("MQTT broker", _BROKER, (place,), known=place.settings.mqtt_url, name="MQTT_URL"),
+        _each("this machine", _MACHINE, (place,), known="here"),
+        return_exceptions=True,
     )
+    # All have ended: what is raised leaves nothing running.
+    for group in groups:
+        if isinstance(group, BaseException):
+            raise group
+    return [group for group in groups if isinstance(group, Group)]
 
 
 async def _database(place: Place) -> Group:

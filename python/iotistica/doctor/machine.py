@@ -46,7 +46,9 @@ async def check_disk(place: Place, *, low: float = 0.15, least: float = 0.05) ->
 async def _data_directory(place: Place) -> tuple[Path | None, str]:
     if place.directory is not None and "postgres" in place.embedded:
         return place.directory, ""
-    async with inspected(place.settings.require("database_url")) as connection:
+    if place.settings.database_url is None:
+        return None, "DATABASE_URL is not set"
+    async with inspected(place.settings.database_url) as connection:
         named = await connection.fetchval(_DATA)
     if not named:
         return None, "this user may not see where PostgreSQL keeps its data"

@@ -83,7 +83,9 @@ async def check_persistence(redis: Inspection, _place: Place) -> list[Finding]:
 async def check_streams(_redis: Inspection, place: Place) -> list[Finding]:
     """Ingestion keeps up with every tenant, and dead letters are few."""
     settings = place.settings
-    async with inspected(settings.require("database_url")) as connection:
+    if settings.database_url is None:
+        return [not_checked("streams", "DATABASE_URL is not set, so tenants are not known")]
+    async with inspected(settings.database_url) as connection:
         tenants = [row["id"] for row in await connection.fetch(_TENANTS, _MOST_TENANTS)]
     streams, found, letters, unread = Streams.of(settings), [], 0, 0
     try:
