@@ -14,6 +14,7 @@ from iotistica.mqtt import trial
 
 _TIMEOUT_S = 5.0
 _LISTEN_S = 1.0
+_FIGURES_S = 3.0
 # Matched by no subscription of the platform: it is no topic of an agent.
 _PROBE = "i/iotistica-doctor/probe"
 _DROPPED = "$SYS/broker/publish/messages/dropped"
@@ -136,7 +137,7 @@ async def check_dropped(place: Place) -> list[Finding]:
 
 async def _number(session: mqtt.Session) -> int | None:
     with suppress(TimeoutError):
-        async with asyncio.timeout(_LISTEN_S):
+        async with asyncio.timeout(_FIGURES_S):
             payload = (await session.receive())[0].payload
             return int(payload) if payload.isdigit() else None
     return None
