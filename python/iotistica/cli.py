@@ -9,7 +9,14 @@ from typing import Annotated
 import orjson
 import typer
 
-from iotistica import admin_command, audit_command, quota_command, spool_command
+from iotistica import (
+    admin_command,
+    audit_command,
+    doctor_command,
+    migrate_command,
+    quota_command,
+    spool_command,
+)
 from iotistica.command import DataDir, Json, failures
 from iotistica.dlq import command as dlq_command
 from iotistica.importer import command as import_command
@@ -93,19 +100,6 @@ def ingestion(json: Json = False) -> None:
         settings = Settings.load()
         log.configure(settings.log_level, service="ingestion")
         run(settings)
-
-
-@app.command(help="Bring the schema of DATABASE_URL up to date." + EXIT_CODES)
-def migrate(json: Json = False) -> None:
-    """Apply what is missing and print its names."""
-    with failures(json):
-        from iotistica.store.migrate import migrate as apply
-
-        applied = asyncio.run(apply(Settings.load().require("database_url")))
-        if json:
-            typer.echo(orjson.dumps({"applied": applied}))
-        else:
-            typer.echo("\n".join(applied) or "nothing to apply")
 
 
 @app.command(
@@ -203,6 +197,8 @@ def decode(
         raise typer.Exit(1)
 
 
+app.command(help=migrate_command.HELP)(migrate_command.migrate)
+app.command(help=doctor_command.HELP)(doctor_command.doctor)
 app.command(help=audit_command.HELP)(audit_command.audit)
 app.command("import", help=import_command.HELP)(import_command.import_files)
 app.add_typer(admin_command.app, name="admin")

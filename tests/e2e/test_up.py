@@ -319,6 +319,10 @@ async def test_simulated_readings_are_shown_to_the_token_and_to_nobody_else(
     assert {reading["metric_name"] for reading in raw} <= {
         reading["metric_name"] for reading in newest
     }
+    examined = await Shell({})("doctor", "--json", "--data-dir", str(up.directory))
+    ill = ("problem", "warning")
+    assert [one for one in examined.document["findings"] if one["level"] in ill] == []
+    assert (examined.code, examined.document["healthy"]) == (0, True)
     listed = await Shell({})("agents", "list", "--json", "--data-dir", str(up.directory))
     assert str(agent) in {one["uuid"] for one in listed.documents}
     assert len(listed.documents) == 2

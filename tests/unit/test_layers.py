@@ -38,6 +38,7 @@ FORBIDDEN = {
     "client/": _SERVERS,
     # By the client alone, but for the secret of a data directory.
     "operate/": (*_SERVERS, "api.routes"),
+    "doctor/": ("api", "ingestion", "simulator", "up", "redrive", "dlq"),
     "embedded/": ("api", "ingestion", "simulator", "up"),
     "simulator/": ("api", "ingestion", "up"),
 }

@@ -29,6 +29,7 @@ from iotistica.api.topic_watch import TopicWatch
 from iotistica.limits import limits_of
 from iotistica.settings import Settings
 from iotistica.spool import Spool
+from iotistica.store import timescale
 from iotistica.store.logs import LogStore
 from iotistica.store.members import tenants_of
 from iotistica.store.pool import Pool, open_pool
@@ -138,6 +139,7 @@ async def run(assignment: supervisor.Assignment) -> None:
     """Be the control process until SIGTERM or SIGINT. Raises `ConfigError`."""
     settings, stop = assignment.settings, asyncio.Event()
     supervisor.on_signals(stop)
+    await timescale.check_at_start(settings.require("database_url"))
     pool = await open_pool(settings, application_name=assignment.name)
     streams = Streams.of(settings)
     spool = Spool(settings.spool_root("api"), max_bytes=settings.api_spool_max_bytes)

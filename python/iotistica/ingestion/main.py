@@ -37,6 +37,7 @@ from iotistica.keys import Feed
 from iotistica.quotas import Quotas
 from iotistica.settings import EXPRESS_WORKERS, Settings
 from iotistica.spool import Spool
+from iotistica.store import timescale
 from iotistica.store.agents import AgentStore
 from iotistica.store.departures import Departures
 from iotistica.store.dictionaries import DictionaryChanges
@@ -72,6 +73,7 @@ async def serve(settings: Settings) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    await timescale.check_at_start(settings.require("database_url"))
     async with opened(settings, stopping) as process:
         probe = ops.Probe("ingestion", ready=process.troubles, details=process.details)
         host, port = settings.ingestion_host, settings.ingestion_port

@@ -43,6 +43,15 @@ _REASONS = {
     0x9F: "Connection rate exceeded",
 }
 
+# Properties of a CONNACK: numbers by their size, texts and bytes with their length before them.
+_SIZES = {
+    **dict.fromkeys((0x24, 0x25, 0x28, 0x29, 0x2A), 1),
+    **dict.fromkeys((0x13, 0x21, 0x22), 2),
+    **dict.fromkeys((0x11, 0x27), 4),
+}
+_TEXTS = (0x12, 0x15, 0x16, 0x1A, 0x1C, 0x1F)
+_USER_PROPERTY = 0x26
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -60,6 +69,19 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a broker says of itself in its CONNACK (MQTT 5.0 section 3.2.2.3)."""
+
+    receive_maximum: int = 65_535
+    maximum_qos: int = 2
+    maximum_packet_bytes: int | None = None
+    """None is no limit."""
+    session_expiry_s: int | None = None
+    """None is what the client asked for."""
+    shared_subscriptions: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What came of it."""
 
@@ -68,6 +90,7 @@ class Result:
     code: int | None = None
     tls: str | None = None
     seconds: float = 0.0
+    limits: Limits = Limits()
 
 
 async def attempt(target: Target, *, timeout_s: float) -> Result:
@@ -75,9 +98,10 @@ async def attempt(target: Target, *, timeout_s: float) -> Result:
     started = time.monotonic()
     code: int | None = None
     version: str | None = None
+    limits = Limits()
     try:
         async with asyncio.timeout(timeout_s):
-            code, version = await _knock(target)
+            code, version, limits = await _knock(target)
     except TimeoutError:
         reason = f"no answer within {timeout_s:g} s"
     except ssl.SSLError as error:
@@ -89,11 +113,18 @@ async def attempt(target: Target, *, timeout_s: float) -> Result:
     else:
         reason = _REASONS.get(code, f"reason code 0x{code:02X}")
     seconds = round(time.monotonic() - started, 4)
-    return Result(connected=code == 0, reason=reason, code=code, tls=version, seconds=seconds)
+    return Result(
+        connected=code == 0,
+        reason=reason,
+        code=code,
+        tls=version,
+        seconds=seconds,
+        limits=limits,
+    )
 
 
-async def _knock(target: Target) -> tuple[int, str | None]:
-    """Reason code of the CONNACK, and the version of TLS."""
+async def _knock(target: Target) -> tuple[int, str | None, Limits]:
+    """Reason code of the CONNACK, the version of TLS, and limits."""
     reader, writer = await asyncio.open_connection(
         target.address,
         target.port,
@@ -110,9 +141,59 @@ async def _knock(target: Target) -> tuple[int, str | None]:
         if body[1] == 0:
             writer.write(_DISCONNECT)
             await writer.drain()
-        return body[1], session.version() if session is not None else None
+        version = session.version() if session is not None else None
+        return body[1], version, limits_of(body[2:])
     finally:
         writer.transport.abort()
+
+
+def limits_of(properties: bytes) -> Limits:
+    """Limits out of the properties of a CONNACK, their length first (MQTT 5.0 section 2.2.2).
+
+    Raises `ValueError` for what is none; MQTT 3.1.1 has no properties.
+    """
+    length, at = _number(properties, 0)
+    values, end = {}, at + length
+    if len(properties) < end:
+        raise ValueError("the properties of the CONNACK are cut short")
+    while at < end:
+        name = properties[at]
+        size, start = _extent(properties, name, at + 1)
+        values[name] = int.from_bytes(properties[at + 1 : start + size])
+        at = start + size
+    if at != end:
+        raise ValueError("the properties of the CONNACK are malformed")
+    return Limits(
+        receive_maximum=values.get(0x21, 65_535),
+        maximum_qos=values.get(0x24, 2),
+        maximum_packet_bytes=values.get(0x27),
+        session_expiry_s=values.get(0x11),
+        shared_subscriptions=values.get(0x2A, 1) != 0,
+    )
+
+
+def _number(data: bytes, at: int) -> tuple[int, int]:
+    """A variable byte integer, and where it ends; 0 where nothing is."""
+    number = 0
+    for shift in (0, 7, 14, 21):
+        if at >= len(data):
+            return 0, at
+        number |= (data[at] & 0x7F) << shift
+        at += 1
+        if data[at - 1] < 0x80:
+            break
+    return number, at
+
+
+def _extent(data: bytes, name: int, at: int) -> tuple[int, int]:
+    """Bytes of a property's last part, and where that starts."""
+    if (size := _SIZES.get(name)) is not None:
+        return size, at
+    if name == _USER_PROPERTY:
+        at += 2 + int.from_bytes(data[at : at + 2])
+    elif name not in _TEXTS:
+        raise ValueError(f"the CONNACK has a property 0x{name:02X}, which MQTT 5 does not know")
+    return int.from_bytes(data[at : at + 2]), at + 2
 
 
 def connect_packet(target: Target) -> bytes:

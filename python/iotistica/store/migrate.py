@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 
 from iotistica.errors import ConfigError
+from iotistica.store import timescale
 from iotistica.store.pool import Connection, unavailable
 
 _FILE = re.compile(r"(?P<version>\d{4})_\w+(\.(?P<profile>timescale|plain))?\.sql")
@@ -33,10 +34,11 @@ _RECORD = "INSERT INTO schema_migrations (version, name, checksum) VALUES ($1, $
 
 # The loader library defines this setting when it was preloaded; without that, creating the
 # extension would end the connection.
-_PRELOADED = """
+PRELOADED = """
 SELECT current_setting('timescaledb.max_background_workers', true) IS NOT NULL
    AND EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')
 """
+_LICENSE = "SELECT current_setting('timescaledb.license', true)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,11 @@ class Migration:
         """SHA-256 of the text, in hex."""
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether the whole file is one transaction; else each statement stands alone."""
+        return not self.sql.startswith(_NO_TRANSACTION)
+
 
 def available() -> list[Migration]:
     """Every migration of this package, by version. Raises `ConfigError` for a stray name."""
@@ -64,6 +71,11 @@ def available() -> list[Migration]:
         name, text = file.name.removesuffix(".sql"), file.read_text(encoding="utf-8")
         found.append(Migration(int(match["version"]), name, match["profile"] or "", text))
     return sorted(found, key=lambda migration: (migration.version, migration.profile))
+
+
+def wanted(profile: str) -> list[Migration]:
+    """What a database of a profile should have, by version."""
+    return [migration for migration in available() if migration.profile in ("", profile)]
 
 
 async def migrate(database_url: str) -> list[str]:
@@ -90,16 +102,20 @@ async def _apply_missing(connection: Connection) -> list[str]:
     await connection.execute(_TABLE)
     rows = await connection.fetch("SELECT version, name, checksum FROM schema_migrations")
     applied = {row["version"]: row for row in rows}
-    profile = _profile_of(applied) or await _probe(connection)
-    wanted = [m for m in available() if m.profile in ("", profile)]
-    _check(wanted, applied)
-    missing = [migration for migration in wanted if migration.version not in applied]
+    profile = profile_of(applied)
+    if profile is None:
+        profile = await _probe(connection)
+    elif profile == "timescale":
+        (await timescale.verdict(connection)).enforce()
+    migrations = wanted(profile)
+    check(migrations, applied)
+    missing = [migration for migration in migrations if migration.version not in applied]
     for migration in missing:
         await _apply(connection, migration)
     return [migration.name for migration in missing]
 
 
-def _profile_of(applied: dict[int, Any]) -> str | None:
+def profile_of(applied: dict[int, Any]) -> str | None:
     """A database keeps the profile that it began with, whatever is installed later."""
     names = [row["name"] for row in applied.values()]
     return next((name.rpartition(".")[2] for name in names if "." in name), None)
@@ -110,18 +126,23 @@ async def _probe(connection: Connection) -> str:
 
     Builds under the Apache licence alone lack compression and policies.
     """
-    if not await connection.fetchval(_PRELOADED):
+    if not await connection.fetchval(PRELOADED):
         return "plain"
     try:
-        await connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+        async with connection.transaction():
+            await connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+            license_name = await connection.fetchval(_LICENSE)
+            if license_name == "timescale":
+                # A version that is refused is not left behind.
+                (await timescale.verdict(connection)).enforce()
     except asyncpg.InsufficientPrivilegeError:
         return "plain"
-    license_name = await connection.fetchval("SELECT current_setting('timescaledb.license', true)")
     return "timescale" if license_name == "timescale" else "plain"
 
 
-def _check(wanted: list[Migration], applied: dict[int, Any]) -> None:
-    known = {migration.version: migration for migration in wanted}
+def check(migrations: list[Migration], applied: dict[int, Any]) -> None:
+    """Raises `ConfigError` where what was applied is not what this release has."""
+    known = {migration.version: migration for migration in migrations}
     for version, row in sorted(applied.items()):
         migration = known.get(version)
         if migration is None:
@@ -138,7 +159,7 @@ def _check(wanted: list[Migration], applied: dict[int, Any]) -> None:
 
 async def _apply(connection: Connection, migration: Migration) -> None:
     record = (_RECORD, migration.version, migration.name, migration.checksum)
-    if migration.sql.startswith(_NO_TRANSACTION):
+    if not migration.in_transaction:
         # Each statement stands alone, so such a file must be safe to run again from its start.
         for statement in filter(str.strip, re.split(r";[ \t]*\n", migration.sql)):
             await connection.execute(statement)

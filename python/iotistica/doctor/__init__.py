@@ -1,0 +1,1 @@
+"""`iotistica doctor`: small checks that change nothing, and what to do about what they find."""
