@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
+import random
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
 
-import asyncpg
 import pytest
+from tests.stored import LEVELS, NOW, PER_DAY, is_plain, measure, refresh, rule, sweep
 
+from iotistica.retention import Rule, governing
 from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
 from iotistica.store.pool import Pool
 from iotistica.store.retention import Retention
-from iotistica.store.rollups import Rollups
 
-# Far from now, so that TimescaleDB's own policies have nothing to do meanwhile.
-NOW = datetime(2026, 3, 10, 14, 20, tzinfo=UTC)
 FIRST = datetime(2026, 3, 4, tzinfo=UTC)
-LEVELS = ("1m", "1h", "daily")
-PER_DAY = 72
-RULE = """
-INSERT INTO retention_rules (tenant_id, pattern, keep_days, remove_rollups) VALUES ($1, $2, $3, $4)
-"""
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors/retention.json").read_text())
 
 
 @pytest.fixture
@@ -38,87 +33,6 @@ async def agent(pool: Pool, tenant: str) -> str:
         await measure(pool, agent, metric, FIRST, days=6)
     await refresh(pool)
     return agent
-
-
-async def measure(
-    pool: Pool, agent: str, metric: str, start: datetime, *, days: int = 1, shift_s: int = 0
-) -> None:
-    """Readings every 20 minutes, as ingestion leaves them."""
-    async with pool.acquire() as connection:
-        if await is_plain(pool):
-            first = (start - datetime(1970, 1, 1, tzinfo=UTC)).days
-            await connection.execute(
-                "SELECT readings_make_days($1)", list(range(first, first + days))
-            )
-        async with connection.transaction():
-            await connection.execute(
-                """
-                INSERT INTO readings (time, agent_uuid, metric_name, value, protocol, extra)
-                SELECT $3::timestamptz + n * interval '20 minutes' + $5 * interval '1 second', $1,
-                       $2, n % 7 + extract(hour FROM $3::timestamptz), 'x', '{"device_name": "d"}'
-                FROM generate_series(0, $4::integer * 72 - 1) AS n
-                """,
-                *(agent, metric, start, days, shift_s),
-            )
-            await connection.execute(
-                """
-                INSERT INTO readings_latest
-                    (agent_uuid, device_name, metric_name, value, protocol, time)
-                SELECT agent_uuid, 'd', metric_name, value, protocol, time FROM readings
-                WHERE agent_uuid = $1 AND metric_name = $2 ORDER BY time DESC LIMIT 1
-                ON CONFLICT DO NOTHING
-                """,
-                *(agent, metric),
-            )
-            if await is_plain(pool):
-                await connection.execute(
-                    """
-                    INSERT INTO rollup_marks (agent_uuid, hour)
-                    SELECT $1, $2::timestamptz + n * interval '1 hour'
-                    FROM generate_series(0, $3::integer * 24 - 1) AS n
-                    """,
-                    *(agent, start, days),
-                )
-        # Else it is a second until others see how many rows came in.
-        await connection.execute("SELECT pg_stat_force_next_flush()")
-
-
-async def is_plain(pool: Pool) -> bool:
-    return await pool.fetchval("SELECT to_regclass('rollup_marks') IS NOT NULL")
-
-
-async def refresh(pool: Pool) -> None:
-    """Everything that policies, or the chore, do in time."""
-    if await is_plain(pool):
-        await Rollups(pool).refresh(NOW)
-        assert await Rollups(pool).waiting() == 0
-        return
-    for level in LEVELS:
-        while True:
-            try:
-                await pool.execute(
-                    f"CALL refresh_continuous_aggregate('readings_{level}', NULL, NULL)"
-                )
-            except asyncpg.LockNotAvailableError:
-                await asyncio.sleep(0.05)  # the first run of its policy is under way
-            else:
-                break
-
-
-async def rule(
-    pool: Pool, tenant: str, pattern: str, keep_days: int, *, remove_rollups: bool = False
-) -> None:
-    await pool.execute(RULE, tenant, pattern, keep_days, remove_rollups)
-
-
-async def sweep(pool: Pool, now: datetime = NOW, **settings: Any) -> int:
-    """Until all is done; how many readings went."""
-    retention, total = Retention(pool, Settings(retention_pause_ms=0, **settings)), 0
-    while True:
-        swept = await retention.sweep(now)
-        total += sum(swept.removed.values())
-        if swept.is_done:
-            return total
 
 
 async def days_of(pool: Pool, agent: str, metric: str) -> dict[int, int]:
@@ -242,6 +156,30 @@ async def test_what_is_imported_for_a_series_that_is_not_frozen_then_keeps_its_r
     new = await buckets(pool, agent, ["new"])
     assert len(new) == 2 * (72 + 24 + 1)
     assert [row for row in new if row[0] == "daily" and PER_DAY in row]
+
+
+async def test_postgresql_and_python_agree_on_which_rule_counts(pool: Pool, tenant: str) -> None:
+    await AgentStore(pool).ensure_tenant(tenant)
+    for pattern, metric, fits in VECTORS["fits"]:
+        found = await pool.fetchval("SELECT $2 LIKE retention_like($1)", pattern, metric)
+        assert found is fits, (pattern, metric)
+    for case in VECTORS["governs"]:
+        await pool.execute("DELETE FROM retention_rules")
+        for pattern, keep_days in case["rules"]:
+            await rule(pool, tenant, pattern, keep_days)
+        counts = "SELECT (retention_rule($1, $2)).pattern"
+        assert await pool.fetchval(counts, tenant, case["metric"]) == case["governs"], case
+    choose = random.Random(5)
+    rules = {"".join(choose.choices("ab*?", k=choose.randint(1, 5))) for _ in range(60)}
+    given = [Rule(pattern=one, keep_days=choose.randint(1, 3)) for one in sorted(rules)]
+    await pool.execute("DELETE FROM retention_rules")
+    for one in given:
+        await rule(pool, tenant, one.pattern, one.keep_days)
+    for _ in range(200):
+        metric = "".join(choose.choices("ab*?", k=choose.randint(1, 5)))
+        counts = "SELECT (retention_rule($1, $2)).pattern"
+        expected = governing(given, metric)
+        assert await pool.fetchval(counts, tenant, metric) == (expected and expected.pattern)
 
 
 async def test_another_tenant_is_not_touched(pool: Pool, tenant: str, agent: str) -> None:
