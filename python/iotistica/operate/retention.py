@@ -88,7 +88,9 @@ def set_rule(
         preview = options.run(lambda client: client.retention.preview([rule]))
         if not options.json:
             _print(options, preview)
-        confirm(f"Remove {preview.readings:,} readings?", options, yes=preview.readings == 0)
+        # Others may go anyway, by rules that are set.
+        count = sum(one.readings for one in preview.metrics if one.pattern == pattern)
+        confirm(f"Remove {count:,} readings by this rule?", options, yes=count == 0)
     made = options.run(lambda client: client.retention.set(rule))
     output.said(options, made, f"{output.plain(pattern)}: kept for {days} days")
 
