@@ -174,22 +174,25 @@ BEGIN
 END
 $$;
 
--- Remove some readings of a day of series, at most `most`; how many. Fewer than `most`: all are gone.
--- It looks at the partition or chunk alone, so that no other day is planned, or locked.
+-- Remove some readings of a day of series, at most `most`; how many, and whether all are gone. It looks
+-- at the partition or chunk alone, so that no other day is planned, or locked, and always through the
+-- key, so that a step costs what it removes.
 CREATE FUNCTION retention_remove(
-    agent uuid, metrics text[], day timestamptz, keeps_rollups boolean, most integer
-) RETURNS integer
-LANGUAGE plpgsql AS $$
+    agent uuid, metrics text[], day timestamptz, keeps_rollups boolean, most integer,
+    OUT removed integer, OUT is_done boolean
+)
+LANGUAGE plpgsql SET enable_seqscan TO off SET enable_bitmapscan TO off AS $$
 DECLARE
     place regclass;
     compressed boolean;
-    removed integer;
     has_any boolean;
 BEGIN
+    removed := 0;
+    is_done := true;
     SELECT d.place, d.is_compressed INTO place, compressed
     FROM readings_days() AS d WHERE d.day = retention_remove.day;
     IF place IS NULL THEN
-        RETURN 0;
+        RETURN;
     END IF;
     EXECUTE format(
         'SELECT EXISTS (SELECT FROM unnest($2) AS m (metric) WHERE EXISTS (
@@ -199,7 +202,7 @@ BEGIN
         IF NOT keeps_rollups THEN
             PERFORM retention_freeze(agent, metrics, day, false);
         END IF;
-        RETURN 0;
+        RETURN;
     END IF;
     PERFORM retention_freeze(agent, metrics, day, keeps_rollups);
     IF compressed THEN
@@ -209,7 +212,7 @@ BEGIN
         INTO removed USING agent, metrics;
         EXECUTE format(
             'DELETE FROM %s WHERE agent_uuid = %L AND metric_name = ANY (%L)', place, agent, metrics);
-        RETURN least(removed, most - 1);
+        RETURN;
     END IF;
     EXECUTE format(
         'DELETE FROM %1$s WHERE ctid = ANY (ARRAY(
@@ -217,7 +220,7 @@ BEGIN
              LIMIT $3))', place)
     USING agent, metrics, most;
     GET DIAGNOSTICS removed = ROW_COUNT;
-    RETURN removed;
+    is_done := removed < most;
 END
 $$;
 

@@ -54,7 +54,7 @@ SELECT agent_uuid, coalesce(removes_rollups, false) AS removes_rollups,
        array_agg(metric_name ORDER BY metric_name) AS metrics
 FROM series JOIN old USING (metric_name) GROUP BY 1, 2 ORDER BY 1, 2
 """
-_REMOVE = "SELECT retention_remove($1, $2, $3, $4, $5)"
+_REMOVE = "SELECT removed, is_done FROM retention_remove($1, $2, $3, $4, $5)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +160,8 @@ class Retention:
     ) -> AsyncIterator[int | None]:
         most = self._settings.retention_step_rows
         start = datetime(day.year, day.month, day.day, tzinfo=UTC)
-        removed = most
-        while removed == most:
+        is_done = False
+        while not is_done:
             if time.monotonic() > self._until:
                 yield None
                 return
@@ -170,7 +170,7 @@ class Retention:
                     yield None
                     return
                 await connection.execute(_NOT_FOR_LONG)
-                removed = await connection.fetchval(
+                [(removed, is_done)] = await connection.fetch(
                     _REMOVE, agent, metrics, start, keeps_rollups, most
                 )
             if removed:
