@@ -17,6 +17,7 @@ from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
 from iotistica.store.pool import Pool
 from iotistica.store.retention import Retention
+from iotistica.store.turn import turn
 
 FIRST = datetime(2026, 3, 4, tzinfo=UTC)
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors/retention.json").read_text())
@@ -93,6 +94,14 @@ async def test_it_takes_as_many_rows_at_a_time_as_it_is_told(
     assert (sum(swept.removed.values()), swept.is_done) == (0, False)
     assert await sweep(pool, retention_step_rows=50) == 2 * 3 * PER_DAY
     assert sorted(await days_of(pool, agent, "temp")) == [7, 8, 9]
+
+
+async def test_one_process_at_a_time_and_none_waits(pool: Pool, tenant: str, agent: str) -> None:
+    await rule(pool, tenant, "*", 3)
+    async with turn(pool, "retention"):
+        swept = await Retention(pool, Settings()).sweep(NOW)
+    assert (sum(swept.removed.values()), swept.is_done) == (0, True), "there is nothing to do here"
+    assert await sweep(pool) == 2 * 3 * PER_DAY
 
 
 async def test_rollups_go_with_their_readings_where_the_rule_says_so(

@@ -96,6 +96,7 @@ class Retention:
         self._pool = pool
         self._settings = settings
         self._until = 0.0
+        self._is_elsewhere = False
 
     async def sweep(self, now: datetime) -> Swept:
         """Remove readings that are too old for their tenant, the oldest days first, for a while.
@@ -103,6 +104,7 @@ class Retention:
         By one process at a time: for another there is nothing to do.
         """
         self._until = time.monotonic() + self._settings.retention_budget_s
+        self._is_elsewhere = False
         removed: dict[str, int] = {}
         with unavailable("remove readings of tenants"):
             if not (wishes := await self._wishes()):
@@ -115,7 +117,7 @@ class Retention:
                 removed[tenant] = 0
                 async for count in self._tenant(tenant, wanted, days, now.astimezone(UTC).date()):
                     if count is None:
-                        is_done = False
+                        is_done = self._is_elsewhere
                     else:
                         removed[tenant] += count
         return Swept(removed=removed, is_done=is_done)
@@ -167,6 +169,7 @@ class Retention:
                 return
             async with turn(self._pool, _TURN) as connection:
                 if connection is None:
+                    self._is_elsewhere = True
                     yield None
                     return
                 await connection.execute(_NOT_FOR_LONG)
