@@ -20,7 +20,7 @@ from iotistica import (
 from iotistica.command import DataDir, Json, failures
 from iotistica.dlq import command as dlq_command
 from iotistica.importer import command as import_command
-from iotistica.operate import agents, findings, jobs, target
+from iotistica.operate import agents, findings, jobs, retention, target
 from iotistica.settings import Settings
 from iotistica.simulator.plan import Format, Plan
 from iotistica.written import Input
@@ -208,6 +208,7 @@ app.add_typer(dlq_command.app, name="dlq")
 app.add_typer(findings.incidents, name="incidents")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(quota_command.app, name="quota")
+app.add_typer(retention.app, name="retention")
 app.add_typer(spool_command.app, name="spool")
 app.add_typer(target.app, name="target")
 

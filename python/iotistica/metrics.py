@@ -113,6 +113,18 @@ PRUNED = _counter(
     "Rows, or days of tables by days, removed at the end of their retention",
     "table",
 )
+RETENTION_REMOVED = _counter(
+    "retention_removed_total", "Readings removed by rules and quotas of a tenant", "tenant"
+)
+RETENTION_BEHIND = _gauge(
+    "retention_behind", "1 while a turn of retention ends before all is removed"
+)
+STORAGE_FILL = _gauge(
+    "storage_quota_fill", "Readings that a tenant has stored as a share of its quota", "tenant"
+)
+PARTITIONS_AHEAD = _gauge(
+    "partition_days_ahead", "Days to come whose partitions of readings are there"
+)
 ALERT_EVALUATION_SECONDS = _histogram(
     "alert_evaluation_seconds", "Time to evaluate the rules of a tenant that were due"
 )

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from iotistica import log
 from iotistica.errors import StoreUnavailable
@@ -15,14 +16,18 @@ _BURST_S = 10.0
 """An idle tenant saves up so many seconds of its rate: agents publish in bursts."""
 _REFRESH_S = 10.0
 
+N = TypeVar("N", bound=float)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """Limits of one tenant, each a second; None is no limit."""
+    """Limits of one tenant; None is no limit."""
 
     messages_per_s: float | None = None
     readings_per_s: float | None = None
     bytes_per_s: float | None = None
+    stored_readings: int | None = None
+    """At a time; see `store.storage`."""
 
     def over(self, default: Quota) -> Quota:
         """These limits, and those of `default` where there is none."""
@@ -30,10 +35,11 @@ class Quota:
             messages_per_s=_first(self.messages_per_s, default.messages_per_s),
             readings_per_s=_first(self.readings_per_s, default.readings_per_s),
             bytes_per_s=_first(self.bytes_per_s, default.bytes_per_s),
+            stored_readings=_first(self.stored_readings, default.stored_readings),
         )
 
 
-def _first(value: float | None, default: float | None) -> float | None:
+def _first(value: N | None, default: N | None) -> N | None:
     return default if value is None else value
 
 

@@ -25,6 +25,7 @@ from iotistica.monitor_settings import MonitorSettings
 from iotistica.profiles import PROFILES, Profile
 from iotistica.query_settings import QuerySettings
 from iotistica.quotas import Quota
+from iotistica.retention_settings import RetentionSettings
 from iotistica.setting_names import names as _names
 
 MIB = 1024 * 1024
@@ -36,7 +37,14 @@ def _autoscale(rule: str) -> AliasChoices:
     return _names(f"autoscale_{rule}", f"AUTOSCALE_{rule.upper()}")
 
 
-class Settings(IdentitySettings, AgentSettings, MonitorSettings, LiveSettings, QuerySettings):
+class Settings(
+    IdentitySettings,
+    AgentSettings,
+    MonitorSettings,
+    LiveSettings,
+    QuerySettings,
+    RetentionSettings,
+):
     """Settings of every iotistica process.
 
     `Settings.load()` is the door: it turns a wrong value into a `ConfigError` of one sentence.
@@ -322,7 +330,6 @@ class Settings(IdentitySettings, AgentSettings, MonitorSettings, LiveSettings, Q
     max_elements: Annotated[int, Field(ge=1)] = 200_000
     max_text_bytes: Annotated[int, Field(ge=1, le=2000)] = 512
     max_extra_bytes: Annotated[int, Field(ge=2)] = 8192
-    retention_days: Annotated[int, Field(ge=1, le=36_500)] = 730
     max_future_s: Annotated[int, Field(ge=0)] = 86_400
     # Anomaly events, incidents, alerts that are resolved, deliveries of webhooks
     alert_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 90
@@ -431,6 +438,7 @@ class Settings(IdentitySettings, AgentSettings, MonitorSettings, LiveSettings, Q
             messages_per_s=self.quota_messages_per_s,
             readings_per_s=self.quota_readings_per_s,
             bytes_per_s=self.quota_bytes_per_s,
+            stored_readings=self.quota_stored_readings,
         )
 
     def breaker(self) -> Breaker:

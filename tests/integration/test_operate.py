@@ -334,6 +334,45 @@ async def test_incidents_are_listed_and_resolved(
     assert done.code == 1
 
 
+async def test_a_rule_of_retention_says_what_it_removes_before_it_does(
+    shell: Shell, client: Client, database: asyncpg.Connection
+) -> None:
+    agent, metric = (await client.agents.create(NewAgent(device_name="old"))).uuid, "flow *"
+    for statement in (
+        "INSERT INTO readings_latest (agent_uuid, device_name, metric_name, protocol, time)"
+        " VALUES ($1, 'd', $2, 'x', now())",
+        "INSERT INTO rollup_daily (bucket, agent_uuid, metric_name, device_name, protocol, unit,"
+        " sample_count, good_count, value_count, value_sum, value_m2)"
+        " VALUES (date_bin('1 day', now(), 'epoch') - interval '9 days', $1, $2, 'd', 'x', '',"
+        " 12345, 0, 0, 0, 0)",
+    ):
+        await database.execute(statement, agent, metric)
+    done = await shell("retention", "preview", metric, "7", "--json")
+    assert (done.code, done.document["readings"]) == (0, 12345)
+    done = await shell("retention", "preview", metric, "7")
+    assert done.rows[0][:2] == [metric, "12,345"]
+    assert done.output.splitlines()[-1].startswith("12,345 readings go, the oldest of ")
+    done = await shell("retention", "set", metric, "7", "--json")
+    assert (done.code, "--yes is not given" in done.errors) == (2, True)
+    assert (await client.retention.get()).rules == []
+    done = await shell("retention", "set", metric, "7", "--yes")
+    assert (done.code, done.output) == (0, f"{metric}: kept for 7 days\n")
+    done = await shell("retention", "set", "other*", "700", "--json")
+    assert (done.code, done.document["keep_days"]) == (0, 700), "nothing goes, nobody is asked"
+    done = await shell("retention", "list", "--metric", "flow **", "--json")
+    assert [one["pattern"] for one in done.documents] == [metric]
+    done = await shell("retention", "list", "--metric", "other")
+    assert done.rows[0][:3] == ["other*", "700", "stay"]
+    assert "the platform keeps readings for 36500 days" in done.output
+    done = await shell("retention", "set", "*", "36501")
+    assert (done.code, "keep_days" in done.errors) == (2, True)
+    for pattern in ("other*", metric):
+        assert (await shell("retention", "remove", pattern)).code == 0
+    done = await shell("retention", "remove", metric)
+    assert (done.code, done.errors) == (1, f"iotistica: there is no rule for {metric!r}\n")
+    assert (await shell("retention", "list", "--json")).documents == []
+
+
 async def handed_out(agent: AgentDouble) -> str:
     """The job that the agent is to do now."""
     async with asyncio.timeout(20):

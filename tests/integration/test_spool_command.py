@@ -126,3 +126,24 @@ async def test_a_quota_is_set_and_listed(
     assert (code, found[fleet.tenant]["messages_per_s"]) == (0, 50)
     code, _, errors = await run(environment, "quota", "set", "nobody", "--messages", "1")
     assert (code, orjson.loads(errors)) == (1, {"error": "tenant nobody does not exist"})
+
+
+async def test_a_quota_of_storage_asks_before_it_removes(
+    environment: dict[str, str], fleet: Fleet, pool: Pool
+) -> None:
+    agent = await pool.fetchval("SELECT uuid FROM agents WHERE tenant_id = $1", fleet.tenant)
+    await pool.execute(
+        "INSERT INTO rollup_daily (bucket, agent_uuid, metric_name, device_name, protocol, unit,"
+        " sample_count, good_count, value_count, value_sum, value_m2)"
+        " SELECT date_bin('1 day', now(), 'epoch') - n * interval '1 day', $1, 'm', 'd', 'x', '',"
+        " 100, 0, 0, 0, 0 FROM generate_series(3, 12) AS n",
+        agent,
+    )
+    command = ("quota", "set", fleet.tenant, "--stored", "250")
+    code, _, errors = await run(environment, *command)
+    assert (code, "800 readings from before" in errors) == (2, True)
+    assert await tenant_quotas(pool) == {}
+    code, found, _ = await run(environment, *command, "--yes")
+    assert (code, found[fleet.tenant]["stored_readings"]) == (0, 250)
+    code, _, _ = await run(environment, "quota", "set", fleet.tenant, "--stored", "1000")
+    assert (code, (await tenant_quotas(pool))[fleet.tenant]) == (0, Quota(stored_readings=1000))

@@ -59,6 +59,7 @@ KINDS = {
         "/api/v1/auth/mqtt-users": "mqtt_user",
         "/api/v1/auth/mqtt-acls": "mqtt_acl",
         "/api/v1/brokers": "broker",
+        "/api/v1/retention": "retention_rule",
     },
     "name": {"/api/v1/roles": "role", "/api/v1/agents": "endpoint"},
     "key": {"/api/v1/tags": "tag"},
@@ -189,6 +190,9 @@ async def furnish(
     mqtt_user = await made(rest, tenant, "/auth/mqtt-users", mqtt_user)
     things |= {"mqtt_user": mqtt_user["id"], "mqtt_acl": mqtt_user["acls"][0]["id"]}
     await made(rest, tenant, "/tags/definitions", {"key": MARK})
+    body = {"pattern": MARK, "keep_days": 7}
+    answer = await rest.ask("PUT", "/api/v1/retention/rules", body, tenant=tenant)
+    things["retention_rule"] = answer.body["id"]
     things["request"] = await connection.fetchval(
         "SELECT request_id FROM audit_logs WHERE tenant_id = $1 ORDER BY id LIMIT 1", tenant
     )

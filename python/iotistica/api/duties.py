@@ -26,6 +26,7 @@ from iotistica.api.families.state import Metrics, Reports, Send, State
 from iotistica.api.foreman import Foreman
 from iotistica.api.members import Members
 from iotistica.api.presence import Watch
+from iotistica.api.retention_chores import retention_chores
 from iotistica.dictionaries.library import Library
 from iotistica.settings import Settings
 from iotistica.store.agent_jobs import AgentJobs
@@ -38,6 +39,7 @@ from iotistica.store.presence import PresenceStore
 from iotistica.store.pruning import prune
 from iotistica.store.reports import ReportStore
 from iotistica.store.rollups import Rollups
+from iotistica.store.upkeep import drop_rollups
 from iotistica.streams import Streams
 
 _DEPARTURES_S = 2.0
@@ -114,7 +116,8 @@ def chores(means: Means, members: Members, *, name: str, hears: Callable[[], boo
         await rollups.refresh(datetime.now(UTC))
 
     async def remove_old() -> None:
-        for table, count in (await prune(pool, settings)).items():
+        removed = await prune(pool, settings)
+        for table, count in (*removed.items(), *(await drop_rollups(pool, settings)).items()):
             metrics.PRUNED.labels(table).inc(count)
 
     broker_watch = BrokerWatch(settings, name, means.streams.broker)
@@ -125,6 +128,7 @@ def chores(means: Means, members: Members, *, name: str, hears: Callable[[], boo
         Chore("tell the broker of its users", settings.accounts_period_s, broker.catch_up),
         Chore("forget agents that left", _DEPARTURES_S, forget_departed),
         Chore("remove what is old", _PRUNE_S, remove_old),
+        *retention_chores(settings, pool),
         Chore("jobs", settings.job_check_s, foreman.work),
         Chore("rollups", _ROLLUPS_S, make_rollups),
         Chore("old jobs", 600.0, partial(foreman.forget, days=settings.job_retention_days)),

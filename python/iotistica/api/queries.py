@@ -7,6 +7,7 @@ from typing import Any
 from iotistica.api.routes.metrics import Metrics
 from iotistica.api.routes.queries import Queries
 from iotistica.api.routes.readings import Readings
+from iotistica.api.routes.retention import Retention
 from iotistica.settings import Settings
 from iotistica.store.buckets import BucketStore
 from iotistica.store.device_series import DeviceSeries
@@ -14,6 +15,7 @@ from iotistica.store.metric_catalog import MetricCatalog
 from iotistica.store.metric_queries import Bounds, MetricQueries
 from iotistica.store.pool import Pool
 from iotistica.store.query_slots import QuerySlots
+from iotistica.store.retention_rules import RetentionRules
 from iotistica.store.series import SeriesStore
 
 
@@ -39,4 +41,5 @@ def query_handlers(settings: Settings, pool: Pool) -> list[Any]:
             )
         ),
         Metrics(MetricCatalog(slots), DeviceSeries(slots, most=settings.query_max_points)),
+        Retention(RetentionRules(pool, slots), settings),
     ]

@@ -6,6 +6,7 @@ from iotistica.client.accounts import MqttUsers, Users
 from iotistica.client.agents import Agents
 from iotistica.client.findings import Alerts, Events, Incidents, Readings
 from iotistica.client.orders import Jobs, Targets
+from iotistica.client.retention import Retention
 from iotistica.client.transport import Login, Transport
 
 
@@ -36,6 +37,7 @@ class Client:
         self.readings = Readings(self.transport)
         self.alerts = Alerts(self.transport)
         self.incidents = Incidents(self.transport)
+        self.retention = Retention(self.transport)
         self.users = Users(self.transport)
         self.mqtt_users = MqttUsers(self.transport)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeAlias
@@ -20,6 +21,7 @@ WIDTHS: dict[Level, timedelta] = {
     "1h": timedelta(hours=1),
     "daily": timedelta(days=1),
 }
+_LEVELS: tuple[Level, ...] = ("raw", "1m", "1h", "daily")
 _SECOND = timedelta(seconds=1)
 # Lengths that people read, each a multiple of the level that it is made of.
 _STEPS = tuple(
@@ -44,10 +46,18 @@ class Plan:
     """Width of the buckets; None for single readings."""
 
 
-def plan(span: timedelta, points: int, *, resolution: Resolution = "auto") -> Plan:
+def plan(
+    span: timedelta,
+    points: int,
+    *,
+    resolution: Resolution = "auto",
+    cut: Collection[str] = (),
+) -> Plan:
     """Steps for a range, of which there are at most `points`, where the caller does not tell.
 
     A resolution that is asked for is given: one bucket of that level to a step, or single readings.
+    Else levels that are `cut`, because retention removed a part of the range, leave it to coarser
+    ones.
     """
     if resolution == "raw":
         return Plan("raw", None)
@@ -59,8 +69,10 @@ def plan(span: timedelta, points: int, *, resolution: Resolution = "auto") -> Pl
         step = days * WIDTHS["daily"]
     level = _level(step)
     if level == "raw" and span > MOST_RAW:
-        return Plan("1m", WIDTHS["1m"])
-    return Plan(level, step)
+        level = "1m"
+    while level in cut and level != "daily":
+        level = _LEVELS[_LEVELS.index(level) + 1]
+    return Plan(level, max(step, WIDTHS[level]))
 
 
 def plan_of_step(step: timedelta, span: timedelta) -> Plan:

@@ -19,6 +19,7 @@ import orjson
 from iotistica.errors import BadRequest
 from iotistica.series.levels import MOST_RAW, ORIGIN, WIDTHS, Plan, ceiling, floor, plan
 from iotistica.series.levels import plan_of_step as of_step
+from iotistica.store.cut import CUT
 from iotistica.store.merged import LAST, STATE
 from iotistica.store.pool import Row
 from iotistica.store.query_slots import QuerySlots, Reader
@@ -279,9 +280,11 @@ class MetricQueries:
             return Plan("raw", asked.step or plan(span, points).step)
         if asked.step is not None:
             return of_step(asked.step, span)
-        if span <= MOST_RAW and await _samples(scope) <= self._bounds.points:
+        cut = await scope.reader.fetchval(CUT, scope.agents, [asked.metric], scope.start)
+        is_short = span <= MOST_RAW and "raw" not in cut
+        if is_short and await _samples(scope) <= self._bounds.points:
             return Plan("raw", _EACH)
-        return plan(span, points)
+        return plan(span, points, cut=cut)
 
     async def _check_readings(self, scope: _Scope) -> None:
         """Whether percentiles, which no rollup has, can be had of so many. Raises `BadRequest`."""

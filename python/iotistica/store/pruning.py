@@ -71,6 +71,7 @@ OLD = (
     Old("agent_departures", "departed_at", 7),
     Old("agent_key_changes", "changed_at", 7),
     Old("audit_logs", "created_at", "audit_retention_days"),
+    Old("rollup_daily", "bucket", "rollup_retention_days_daily"),
 )
 DAYS = (("agent_logs", "log_retention_days"), ("readings", "retention_days"))
 """Tables by days, whole days of which are removed. With TimescaleDB its own policy does that for

@@ -21,6 +21,7 @@ from iotistica.series.levels import (
     plan,
     plan_of_step,
 )
+from iotistica.store.cut import CUT
 from iotistica.store.merged import FIRST, LAST, STATE
 from iotistica.store.pool import Pool, unavailable
 from iotistica.store.query_slots import QuerySlots, Reader
@@ -192,15 +193,16 @@ async def _choose(scope: _Scope) -> Plan | Series:
     span = _end(asked) - asked.start
     # A step more, as both ends are rounded outwards.
     points = max(asked.limit // max(len(scope.metrics), 1) - 1, 1)
-    if asked.only_steps:
-        return plan(span, points)
+    cut = await scope.reader.fetchval(CUT, [scope.agent], scope.metrics, asked.start)
+    if asked.only_steps or "raw" in cut:
+        return plan(span, points, cut=cut)
     if span <= MOST_RAW:
         raw = await _newest(scope)
         if raw.is_whole:
             return raw
     elif await _samples(scope, asked.start, _end(asked)) <= asked.limit:
         return plan(span, points, resolution="raw")
-    return plan(span, points)
+    return plan(span, points, cut=cut)
 
 
 async def _samples(scope: _Scope, start: datetime, end: datetime) -> int:

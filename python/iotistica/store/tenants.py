@@ -13,13 +13,15 @@ _IDS = "SELECT id FROM tenants"
 _IS_ONE = "SELECT id FROM tenants WHERE id = $1"
 _QUOTAS = """
 SELECT id, quota_messages_per_s AS messages_per_s, quota_readings_per_s AS readings_per_s,
-       quota_bytes_per_s AS bytes_per_s
+       quota_bytes_per_s AS bytes_per_s, quota_stored_readings AS stored_readings
 FROM tenants
-WHERE num_nonnulls(quota_messages_per_s, quota_readings_per_s, quota_bytes_per_s) > 0
+WHERE num_nonnulls(quota_messages_per_s, quota_readings_per_s, quota_bytes_per_s,
+                   quota_stored_readings) > 0
 """
 _SET_QUOTA = """
 UPDATE tenants
-SET quota_messages_per_s = $2, quota_readings_per_s = $3, quota_bytes_per_s = $4
+SET quota_messages_per_s = $2, quota_readings_per_s = $3, quota_bytes_per_s = $4,
+    quota_stored_readings = $5
 WHERE id = $1
 """
 
@@ -67,6 +69,7 @@ async def tenant_quotas(pool: Pool) -> dict[str, Quota]:
             messages_per_s=row["messages_per_s"],
             readings_per_s=row["readings_per_s"],
             bytes_per_s=row["bytes_per_s"],
+            stored_readings=row["stored_readings"],
         )
         for row in rows
     }
@@ -76,7 +79,12 @@ async def set_quota(pool: Pool, tenant: str, quota: Quota) -> None:
     """Give a tenant a quota. Raises `StoreUnavailable`, `NotFound`."""
     with unavailable("set a quota"):
         done = await pool.execute(
-            _SET_QUOTA, tenant, quota.messages_per_s, quota.readings_per_s, quota.bytes_per_s
+            _SET_QUOTA,
+            tenant,
+            quota.messages_per_s,
+            quota.readings_per_s,
+            quota.bytes_per_s,
+            quota.stored_readings,
         )
     if not affected(done):
         raise NotFound(f"tenant {tenant} does not exist")
