@@ -18,6 +18,7 @@ from iotistica.settings import Settings
 from iotistica.store import timescale
 from iotistica.store.inspection import inspected
 from iotistica.store.migrate import migrate
+from iotistica.store.upkeep import drop_rollups
 
 
 def place(**settings: Any) -> Place:
@@ -100,8 +101,20 @@ async def test_policies_that_are_gone_off_or_other_than_the_settings(timescale_u
         "readings has no policy of compression",
         "the refresh of readings_daily is switched off",
     ]
-    [differs] = texts(found, Level.WARNING)
-    assert differs == ("readings are dropped after 730 days, IOTISTICA_RETENTION_DAYS says 90")
+    differs = texts(found, Level.WARNING)
+    assert "the retention of readings says 730 days, the settings want 90 days" in differs
+    assert (
+        "the retention of readings_1h is missing, the settings want 1825 days" in differs
+    )  # nobody has set it yet
+
+
+async def test_policies_that_the_control_process_has_set(timescale_url: str) -> None:
+    await migrate(timescale_url)
+    settings = place(retention_days=90).settings
+    async with asyncpg.create_pool(timescale_url, min_size=0) as pool:
+        await drop_rollups(pool, settings)
+    found = await look(readings.check_policies, timescale_url, where=place(retention_days=90))
+    assert texts(found, Level.WARNING) == []
 
 
 async def test_a_policy_that_fails(timescale_url: str) -> None:

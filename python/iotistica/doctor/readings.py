@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from iotistica.doctor.finding import Finding, ok, problem, warning
 from iotistica.doctor.place import Place
 from iotistica.store.pool import Connection, Row
+from iotistica.store.upkeep import Policy, policies
 
 _PROFILE = """
 SELECT to_regclass('readings') IS NOT NULL AS is_there,
@@ -15,8 +16,7 @@ SELECT to_regclass('readings') IS NOT NULL AS is_there,
 _JOBS = """
 SELECT j.job_id, j.proc_name AS kind, j.scheduled,
        coalesce(a.view_name, j.hypertable_name)::text AS relation,
-       (j.config ->> 'drop_after')::interval AS drop_after, s.last_run_status AS status,
-       s.total_runs AS runs, s.total_failures AS failures, s.job_status,
+       s.last_run_status AS status, s.total_runs AS runs, s.total_failures AS failures, s.job_status,
        s.next_start, extract(epoch FROM j.schedule_interval)::float AS period_s
 FROM timescaledb_information.jobs AS j
 LEFT JOIN timescaledb_information.continuous_aggregates AS a
@@ -62,7 +62,8 @@ async def check_policies(connection: Connection, place: Place) -> list[Finding]:
             found.append(problem("policies", text, advice))
         else:
             found += _state_of(job, f"the {name} of {relation}")
-            found += _retention_of(job, place.settings.retention_days)
+    wanted = await policies(connection, place.settings)
+    found += [_differs(policy) for policy in wanted if not policy.is_right]
     return found or [ok("policies", f"all {len(_NEEDED)} are there, and none has failed")]
 
 
@@ -77,18 +78,14 @@ def _state_of(job: Row, name: str) -> list[Finding]:
     return []
 
 
-def _retention_of(job: Row, days: int) -> list[Finding]:
-    if job["drop_after"] is None or job["drop_after"] == timedelta(days=days):
-        return []
+def _differs(policy: Policy) -> Finding:
+    """How far it reaches is a matter of settings, which the control process carries over."""
+    has = "is missing" if policy.days is None else f"says {policy.days} days"
     text = (
-        f"readings are dropped after {job['drop_after'].days} days, IOTISTICA_RETENTION_DAYS says "
-        f"{days}"
+        f"the {policy.kind} of {policy.relation} {has}, the settings want {policy.wanted_days} days"
     )
-    advice = (
-        f"run `SELECT remove_retention_policy('readings'); SELECT add_retention_policy('readings', "
-        f"interval '{days} days')`"
-    )
-    return [warning("policies", text, advice)]
+    advice = "the control process of the Cloud API sets it once an hour; see that it runs"
+    return warning("policies", text, advice)
 
 
 async def check_rollups(

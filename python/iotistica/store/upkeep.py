@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from iotistica.settings import Settings
-from iotistica.store.pool import Pool, unavailable
+from iotistica.store.pool import Connection, Pool, unavailable
 from iotistica.store.turn import turn
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -102,7 +102,7 @@ async def drop_rollups(pool: Pool, settings: Settings) -> dict[str, int]:
     return dropped
 
 
-async def policies(pool: Pool, settings: Settings) -> list[Policy]:
+async def policies(pool: Pool | Connection, settings: Settings) -> list[Policy]:
     """Those that TimescaleDB has to have, and what they say; none with plain PostgreSQL.
 
     Raises `StoreUnavailable`.
