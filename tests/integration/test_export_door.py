@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -94,6 +94,43 @@ async def test_a_client_that_goes_ends_its_query(api: Api, database: asyncpg.Con
             await asyncio.sleep(0.02)
     client.close()
     await until_ended(database)
+
+
+async def test_a_client_that_reads_nothing_stops_the_query(
+    api: Api, database: asyncpg.Connection
+) -> None:
+    client = opened(api, f"/api/v1/readings/export?{MUCH}&columns=unit")
+    waits = (
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY (%'"
+        " AND wait_event = 'ClientWrite' AND datname = current_database()"
+    )
+    async with asyncio.timeout(20):
+        while not await database.fetchval(waits):
+            await asyncio.sleep(0.02)
+    # It stands still until it is read; then all of it is there.
+    received = await asyncio.to_thread(_read_to_end, client)
+    assert received.count(LONG.encode()) == ROWS
+
+
+def _read_to_end(client: socket.socket) -> bytes:
+    parts: list[bytes] = []
+    with client:
+        while not (parts and parts[-1].endswith(b"0\r\n\r\n")):
+            parts.append(client.recv(1 << 20))
+            assert parts[-1]
+    # Without the lines that say how long chunks are.
+    return b"".join(_chunks(b"".join(parts).partition(b"\r\n\r\n")[2]))
+
+
+def _chunks(body: bytes) -> Iterator[bytes]:
+    at = 0
+    while True:
+        end = body.index(b"\r\n", at)
+        size = int(body[at:end], 16)
+        if not size:
+            return
+        yield body[end + 2 : end + 2 + size]
+        at = end + 4 + size
 
 
 async def test_what_breaks_off_does_not_look_whole(api: Api, database: asyncpg.Connection) -> None:

@@ -15,7 +15,7 @@ from iotistica.exports.forms import MEDIA_TYPES, Form, choose
 from iotistica.store.exports import Chosen, ExportStore, Layout
 
 _LAYOUTS = {Form.CSV: Layout.TABLE, Form.NDJSON: Layout.LINES}
-_ERRORS = (406, 501, 504)
+_ERRORS = (404, 406, 501, 504)
 
 
 class Exports:
@@ -24,7 +24,14 @@ class Exports:
     def __init__(self, store: ExportStore) -> None:
         self._store = store
 
-    @route("GET", "/api/v1/readings/export", needs="data:export", gives=MEDIA_TYPES, errors=_ERRORS)
+    @route(
+        "GET",
+        "/api/v1/readings/export",
+        needs="data:export",
+        reply=str,
+        gives=MEDIA_TYPES,
+        errors=_ERRORS,
+    )
     async def of_tenant(
         self, request: Request, query: models.ExportQuery, caller: Principal
     ) -> Reply:
@@ -39,6 +46,7 @@ class Exports:
         "GET",
         "/api/v1/readings/:uuid/export",
         needs="data:export",
+        reply=str,
         gives=MEDIA_TYPES,
         errors=_ERRORS,
     )
