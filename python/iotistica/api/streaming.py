@@ -25,6 +25,10 @@ def is_streamed(request: web.BaseRequest) -> bool:
     return last in STREAMED and "upgrade" not in request.headers
 
 
+class _Gone(Exception):
+    """The client has. No `OSError`: where rows come from, those mean that a server is away."""
+
+
 class _Transfer:
     """One answer on its way. Its head goes with the first piece: until then it may still fail."""
 
@@ -45,7 +49,10 @@ class _Transfer:
 
     async def write(self, piece: bytes) -> None:
         if piece:
-            await (await self.begin()).write(piece)
+            try:
+                await (await self.begin()).write(piece)
+            except ConnectionError:
+                raise _Gone from None
 
     def cut(self) -> None:
         if self._request.transport is not None:
@@ -65,7 +72,7 @@ async def answer(table: Table, request: web.BaseRequest, asked: Request) -> web.
         await _watch(request, sending)
         response = await transfer.begin()
         await response.write_eof()
-    except ConnectionError:
+    except (_Gone, ConnectionError):
         return transfer.response or web.Response()
     except Exception as error:
         if transfer.response is None:
@@ -82,7 +89,7 @@ async def _watch(request: web.BaseRequest, sending: asyncio.Future[None]) -> Non
     while not sending.done():
         await asyncio.wait([sending], timeout=_WATCH_S)
         if request.transport is None or request.transport.is_closing():
-            raise ConnectionResetError("the client has gone")
+            raise _Gone
     await sending
 
 

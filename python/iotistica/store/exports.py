@@ -75,6 +75,7 @@ _FIRST = datetime(2000, 1, 1, tzinfo=UTC)
 _AHEAD = timedelta(days=2)
 """None is further ahead."""
 _WAIT_S = 15.0
+_GRACE_S = 5.0
 
 
 class Layout(enum.Enum):
@@ -142,7 +143,8 @@ class ExportStore:
                     statement,
                     *(tenant, chosen.agents, since, until, chosen.metrics),
                     output=sink,
-                    timeout=self._limit_s,
+                    # Longer than the pool lets statements take; the limit itself ends it first.
+                    timeout=self._limit_s + _GRACE_S,
                     format="csv",
                     **_MARKS.get(layout, {}),
                 )
