@@ -14,7 +14,8 @@ from iotistica.exports.encoding import encoder
 from iotistica.exports.forms import MEDIA_TYPES, Form, choose
 from iotistica.store.exports import Chosen, ExportStore, Layout
 
-_LAYOUTS = {Form.CSV: Layout.TABLE, Form.NDJSON: Layout.LINES}
+LAYOUTS = {Form.CSV: Layout.TABLE, Form.NDJSON: Layout.LINES}
+"""Of the others it is `Layout.CELLS`."""
 _ERRORS = (404, 406, 501, 504)
 
 
@@ -76,7 +77,7 @@ class Exports:
 
     async def _send(self, tenant: str, chosen: Chosen, form: Form, write: Write) -> None:
         encoded = encoder(form, chosen.columns, write)
-        layout = _LAYOUTS.get(form, Layout.CELLS)
+        layout = LAYOUTS.get(form, Layout.CELLS)
         await self._store.copy(tenant, chosen, layout, encoded.add)
         await encoded.finish()
 
