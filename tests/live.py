@@ -129,6 +129,7 @@ async def serving(
     settings = Settings.load(redis_url=redis_url, **changes)
     store, hub = LiveStore(pool), Hub(redis_url)
     listener = Listener(
+        table=rest.table,
         entrance=Entrance(
             rest.table, rest.identity.callers, store, cors_origins=settings.cors_origins
         ),

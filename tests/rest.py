@@ -14,11 +14,11 @@ from iotistica import ops
 from iotistica.api.agent_parts import AgentParts
 from iotistica.api.application import Parts, routes
 from iotistica.api.auth import Tokens, issue_token
-from iotistica.api.http import Request
+from iotistica.api.http import Request, Stream
 from iotistica.api.identity import Identity
 from iotistica.api.peers import Peers
 from iotistica.api.presence import presence_of
-from iotistica.api.table import Table
+from iotistica.api.table import Table, failure
 from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
 from iotistica.store.pool import Pool
@@ -84,6 +84,20 @@ class Rest:
                 body=content,
             )
         )
+        if isinstance(reply, Stream):
+            pieces: list[bytes] = []
+
+            async def write(piece: bytes) -> None:
+                pieces.append(piece)
+
+            try:
+                await reply.send(write)
+            except Exception as error:
+                # Nothing has been sent yet where the real one answers it.
+                assert not pieces
+                reply = failure(error, Request(method=method, path=path))
+            else:
+                return Answer(reply.status, b"".join(pieces), reply.headers)
         is_json = reply.headers.get("content-type", "").startswith("application/json")
         return Answer(
             reply.status, orjson.loads(reply.body) if is_json else reply.body, reply.headers

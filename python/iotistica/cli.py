@@ -20,7 +20,7 @@ from iotistica import (
 from iotistica.command import DataDir, Json, failures
 from iotistica.dlq import command as dlq_command
 from iotistica.importer import command as import_command
-from iotistica.operate import agents, findings, jobs, retention, target
+from iotistica.operate import agents, export, findings, jobs, retention, target
 from iotistica.settings import Settings
 from iotistica.simulator.plan import Format, Plan
 from iotistica.written import Input
@@ -201,6 +201,7 @@ app.command(help=migrate_command.HELP)(migrate_command.migrate)
 app.command(help=doctor_command.HELP)(doctor_command.doctor)
 app.command(help=audit_command.HELP)(audit_command.audit)
 app.command("import", help=import_command.HELP)(import_command.import_files)
+app.command(help=export.HELP)(export.export)
 app.add_typer(admin_command.app, name="admin")
 app.add_typer(agents.app, name="agents")
 app.add_typer(findings.alerts, name="alerts")

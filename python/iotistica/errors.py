@@ -38,6 +38,14 @@ class BadRequest(IotisticaError):
     """A parameter is wrong; the message names the parameter, its value and what is allowed."""
 
 
+class NotAcceptable(IotisticaError):
+    """No kind of answer is one that the caller accepts; the message lists those there are."""
+
+
+class NotInstalled(IotisticaError):
+    """A part that is optional is not installed; the message says how to install it."""
+
+
 class TooLarge(IotisticaError):
     """What was sent is over a limit; the message names the limit."""
 

@@ -21,4 +21,8 @@ class QuerySettings(BaseSettings):
     query_plot_readings: Annotated[int, Field(ge=1000, le=1_000_000)] = 50_000
     # What one answer may hold.
     query_max_points: Annotated[int, Field(ge=1000)] = 100_000
+    # One export, from its first statement to its last byte; its transaction lasts as long.
+    export_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 3600.0
+    # Exports of a web process at a time, beside its queries.
+    export_max_at_once: Annotated[int, Field(ge=1, le=100)] = 2
     query_max_agents: Annotated[int, Field(ge=1)] = 1000

@@ -24,6 +24,9 @@ from hypothesis import strategies as st
 from iotistica import ledger
 from iotistica._native import Context, encode_batch, format_topic
 from iotistica.api.again import Again
+from iotistica.api.routes.exports import LAYOUTS
+from iotistica.exports.encoding import encoder
+from iotistica.exports.forms import Form
 from iotistica.importer.files import Damaged, File
 from iotistica.importer.plan import OnError, Plan
 from iotistica.importer.run import Import
@@ -31,6 +34,7 @@ from iotistica.importer.summary import Summary
 from iotistica.redrive import Redrive, Result
 from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
+from iotistica.store.exports import READING_COLUMNS, Chosen, ExportStore, Layout
 from iotistica.store.pool import Pool
 from iotistica.store.readings import ReadingStore
 from iotistica.store.rollups import Rollups
@@ -178,6 +182,46 @@ async def test_what_was_exported_comes_back_as_it_was(place: Place) -> None:
         row["extra"] = orjson.loads(row["extra"])
     # The unit of a message that is no text has no column.
     assert after == before
+
+
+@pytest.mark.parametrize("form", [Form.CSV, Form.NDJSON, Form.PARQUET], ids=lambda form: form.value)
+async def test_a_file_of_the_export_comes_back_as_it_was(place: Place, form: Form) -> None:
+    await ReadingStore(place.pool).make_days([(DAY - datetime(1970, 1, 1, tzinfo=UTC)).days])
+    await place.connection.executemany(
+        "INSERT INTO readings VALUES ($1, $2, 'any, \"name\"\n✓', $3, 'good', $4, 'opcua', $5)",
+        [
+            (DAY + timedelta(microseconds=n), AGENT, value, unit, extra)
+            for n, (value, unit, extra) in enumerate(
+                [
+                    (0.1, "m³", '{"b": [null, 1.5]}'),
+                    (None, None, '{"value": "open"}'),
+                    (1e300, None, None),
+                ]
+            )
+        ],
+    )
+    before, pieces = await place.rows(), []
+
+    async def write(piece: bytes) -> None:
+        pieces.append(piece)
+
+    chosen = Chosen(
+        agents=None,
+        metrics=None,
+        start=DAY,
+        end=DAY + timedelta(hours=1),
+        level="raw",
+        columns=READING_COLUMNS,
+    )
+    encoded = encoder(form, chosen.columns, write)
+    layout = LAYOUTS.get(form, Layout.CELLS)
+    await ExportStore(place.pool).copy(place.tenant, chosen, layout, encoded.add)
+    await encoded.finish()
+    path = place.write(f"a.{form.suffix}", b"".join(pieces))
+    await place.connection.execute("DELETE FROM readings")
+    summary, said = await place.run(path)
+    assert (summary.stored, said) == (3, [])
+    assert await place.rows() == before
 
 
 async def _has_day(place: Place) -> bool:

@@ -157,6 +157,7 @@ class Application:
         store = LiveStore(parts.pool)
         self._hub = Hub(parts.settings.require("redis_url"))
         self.live = Listener(
+            table=self.table,
             entrance=Entrance(
                 self.table,
                 parts.identity.callers,

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from iotistica import _native, log, supervisor
+from iotistica.api.streaming import STREAMED
 from iotistica.errors import ConfigError
 from iotistica.settings import Settings
 
@@ -32,6 +33,7 @@ class DoorConfig:
     operations_fd: int
     upstreams: list[str]
     sockets: list[str]
+    streamed: list[str]
     process: str
     log_level: str
     threads: int
@@ -106,6 +108,7 @@ def _config(assignment: supervisor.Assignment) -> DoorConfig:
         operations_fd=assignment.listener.detach(),
         upstreams=assignment.parameters["upstreams"],
         sockets=assignment.parameters.get("sockets", []),
+        streamed=list(STREAMED),
         process=assignment.name,
         log_level=settings.log_level,
         threads=settings.door_threads,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 from urllib.parse import unquote_plus
 
 import msgspec
@@ -95,6 +95,23 @@ class Reply(msgspec.Struct, frozen=True):
     def saying(self, name: str, value: str) -> Reply:
         """The same answer with one more header."""
         return Reply(self.status, self.body, {**self.headers, name: value})
+
+
+Write: TypeAlias = Callable[[bytes], Awaitable[None]]
+"""Sends a piece; waits while the client takes nothing. Raises `ConnectionError`."""
+
+
+class Stream(Reply, frozen=True, kw_only=True):
+    """An answer of any size, sent as it is made."""
+
+    send: Callable[[Write], Awaitable[None]]
+    """What it raises before it writes anything is answered as any error; later, the transfer is
+    cut."""
+
+    def saying(self, name: str, value: str) -> Stream:
+        """The same answer with one more header."""
+        headers = {**self.headers, name: value}
+        return Stream(self.status, headers=headers, send=self.send)
 
 
 def json_reply(body: Any, status: int = 200) -> Reply:

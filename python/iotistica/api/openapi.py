@@ -24,6 +24,7 @@ _ERRORS = {
     401: "No credentials, or none that are valid",
     403: "The caller may not do this",
     404: "There is no such thing within the caller's tenant",
+    406: "None of the media types that the caller accepts; the message lists them",
     409: "Something stands against it, such as a name that is taken",
     412: "Somebody else changed it since the caller looked (`If-Match`)",
     408: "The request came too slowly",
@@ -33,6 +34,7 @@ _ERRORS = {
     426: "The route speaks WebSocket",
     431: "The head of the request is over its limits",
     500: "Nobody can decide now",
+    501: "A part that is optional is not installed on the server",
     504: "No answer came in time",
     429: "A rate limit is reached; `Retry-After` says when to try again",
     503: "A server behind the API cannot be reached now",
@@ -187,7 +189,8 @@ def _responses(route: Route, schemas: dict[int, Any]) -> dict[str, Any]:
     success: dict[str, Any] = {"description": contract.summary}
     if contract.status not in _EMPTY:
         schema = schemas[id(contract.reply)] if contract.reply is not None else {}
-        success["content"] = {contract.reply_type: {"schema": schema}}
+        kinds = contract.reply_type.split(", ")
+        success["content"] = {kind: {"schema": schema} for kind in kinds}
     problem = {"application/json": {"schema": schemas[id(Problem)]}}
     return {
         str(contract.status): success,

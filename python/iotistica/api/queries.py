@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from iotistica.api.routes.exports import Exports
 from iotistica.api.routes.metrics import Metrics
 from iotistica.api.routes.queries import Queries
 from iotistica.api.routes.readings import Readings
@@ -11,6 +12,7 @@ from iotistica.api.routes.retention import Retention
 from iotistica.settings import Settings
 from iotistica.store.buckets import BucketStore
 from iotistica.store.device_series import DeviceSeries
+from iotistica.store.exports import ExportStore
 from iotistica.store.metric_catalog import MetricCatalog
 from iotistica.store.metric_queries import Bounds, MetricQueries
 from iotistica.store.pool import Pool
@@ -24,7 +26,14 @@ def query_handlers(settings: Settings, pool: Pool) -> list[Any]:
     # One connection at least is for everything else.
     most = max(min(settings.query_max_at_once, settings.database_pool_size - 1), 1)
     slots = QuerySlots(pool, most=most, limit_s=settings.query_timeout_s)
+    # Exports take as long as their clients: they have a few of those that queries leave.
+    exports = ExportStore(
+        pool,
+        most=max(min(settings.export_max_at_once, settings.database_pool_size - most - 1), 1),
+        limit_s=settings.export_timeout_s,
+    )
     return [
+        Exports(exports),
         Readings(
             SeriesStore(pool, slots),
             BucketStore(slots, most=settings.query_max_points),

@@ -21,7 +21,7 @@ from iotistica import log, ops, supervisor
 from iotistica.api import auth
 from iotistica.api.application import EXPRESS_PATHS, Application
 from iotistica.api.express import Express
-from iotistica.api.http import Reply, Request, error_reply
+from iotistica.api.http import Reply, Request, Stream, error_reply
 from iotistica.errors import ConfigError
 from iotistica.settings import Settings
 
@@ -102,7 +102,11 @@ class Web:
         if declared is not None and declared != str(len(ours.body)):
             what = f"the body has {len(ours.body)} bytes; Content-Length says {declared[:20]}"
             return error_reply(400, "Bad request", what)
-        return await self._application.table.answer(ours)
+        reply = await self._application.table.answer(ours)
+        if isinstance(reply, Stream):
+            # Robyn would end one that breaks off as if it were whole (docs/decisions/exports.md).
+            return error_reply(421, "Misdirected request", "streams are asked of the front door")
+        return reply
 
     def _stop_soon(self) -> None:
         if not self._stopping:

@@ -51,6 +51,7 @@ class Contract:
     body_type: str = JSON
     reply: Any = None
     reply_type: str = JSON
+    """Several are separated by commas."""
     status: int = 200
     errors: tuple[int, ...] = ()
     """Beside those that any route may answer."""
@@ -179,7 +180,16 @@ def _converted(value: Any, kind: Any, name: str) -> Any:
     except msgspec.ValidationError as error:
         rule = str(error).partition(" - at ")[0]
         shown = value[0] if isinstance(value, list) and len(value) == 1 else value
+        if choices := _choices(kind):
+            rule = f"allowed: {', '.join(choices)}"
         raise BadRequest(f"parameter {name} is {str(shown)[:64]!r}: {_rule(rule)}") from None
+
+
+def _choices(kind: Any) -> list[str]:
+    """All values of a type that lists them; else nothing."""
+    if get_origin(kind) is Literal:
+        return [str(one) for one in get_args(kind)]
+    return [choice for one in get_args(kind) for choice in _choices(one)]
 
 
 def _query(kind: Any) -> Take:

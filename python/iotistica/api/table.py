@@ -19,7 +19,9 @@ from iotistica.errors import (
     Conflict,
     Denied,
     Forbidden,
+    NotAcceptable,
     NotFound,
+    NotInstalled,
     PreconditionFailed,
     StoreUnavailable,
     TooLarge,
@@ -34,9 +36,11 @@ _ANSWERS: Mapping[type[Exception], tuple[int, str]] = {
     BadRequest: (400, "Bad request"),
     Forbidden: (403, "Forbidden"),
     NotFound: (404, "Not found"),
+    NotAcceptable: (406, "Not acceptable"),
     Conflict: (409, "Conflict"),
     PreconditionFailed: (412, "Precondition failed"),
     TooLarge: (413, "Payload too large"),
+    NotInstalled: (501, "Not installed"),
     TooSlow: (504, "Query timeout"),
 }
 

@@ -9,6 +9,7 @@ from uuid import UUID
 from iotistica.api.models import alerts as alert_models
 from iotistica.api.models import anomalies as anomaly_models
 from iotistica.api.models import events as event_models
+from iotistica.api.models import exports as export_models
 from iotistica.api.models import metrics as metric_models
 from iotistica.api.models import queries as query_models
 from iotistica.api.models import readings as reading_models
@@ -59,6 +60,10 @@ class Readings:
         """Metrics of many agents, by agents and tags. Raises `BadRequest`."""
         path = f"{_V1}/readings/query"
         return await self._transport.call("POST", path, query_models.QueryAnswer, body=body)
+
+    def export(self, query: export_models.ExportQuery) -> AsyncIterator[bytes]:
+        """A file of readings, in pieces; whole only where this ends without an error."""
+        return self._transport.stream(f"{_V1}/readings/export", query=query)
 
     async def catalog(
         self, *, search: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -32,6 +33,8 @@ T = TypeVar("T")
 
 _AUTH = "/api/v1/auth"
 _MOST_WAIT_S = 60.0
+_SILENT_S = 300.0
+"""Of a stream: a large query may have to look for long."""
 _TOO_SLOW = "Query timeout"
 """The front door has a 504 of its own, which may pass when it is tried again."""
 _REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
@@ -161,6 +164,46 @@ class Transport:
             if cursor is None:
                 return
 
+    async def stream(
+        self, path: str, *, query: msgspec.Struct | None = None
+    ) -> AsyncIterator[bytes]:
+        """An answer of any size, in pieces. Never repeated.
+
+        Raises the errors of the API; `StoreUnavailable` where it breaks off.
+        """
+        request = _Request("GET", path, query)
+        token = self._token
+        try:
+            async with self._begun(request) as reply:
+                async for piece in reply.content.iter_any():
+                    yield piece
+            return
+        except Denied:
+            if self._login is None:
+                raise
+        await self._renew(token)
+        async with self._begun(request) as reply:
+            async for piece in reply.content.iter_any():
+                yield piece
+
+    @asynccontextmanager
+    async def _begun(self, request: _Request) -> AsyncIterator[aiohttp.ClientResponse]:
+        session, url, headers = self._prepared(request)
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=_SILENT_S)
+        try:
+            async with session.get(
+                url, headers=headers, allow_redirects=False, timeout=timeout
+            ) as reply:
+                if reply.status >= 300:
+                    content = await reply.read()
+                    raise _error(reply.status, content, reply.headers.get("retry-after"))
+                yield reply
+        except aiohttp.ClientPayloadError:
+            raise StoreUnavailable(f"the API at {self._url} broke the transfer off") from None
+        except (aiohttp.ClientError, TimeoutError) as error:
+            what = str(error) or type(error).__name__
+            raise StoreUnavailable(f"the API at {self._url} does not answer: {what}") from None
+
     async def change_password(self, current: str, new: str) -> None:
         """Replace the password of the user; the session goes on. Raises `Denied`."""
         body = ChangeBody(current_password=current, new_password=new)
@@ -208,19 +251,23 @@ class Transport:
         given = self._decoded(answer, LoggedIn)
         self._token, self._refresh = given.access_token, given.refresh_token
 
-    async def _send(self, request: _Request) -> bytes:
+    def _prepared(self, request: _Request) -> tuple[aiohttp.ClientSession, URL, dict[str, str]]:
         if self._session is None:
             raise RuntimeError("the client is not open: use `async with`")
         url = URL(self._url + request.path + _query(request.query), encoded=True)
         headers = {**self._headers, **request.headers}
         if self._token is not None:
             headers["authorization"] = f"Bearer {self._token}"
+        return self._session, url, headers
+
+    async def _send(self, request: _Request) -> bytes:
+        session, url, headers = self._prepared(request)
         data = None
         if request.body is not None:
             data, headers["content-type"] = msgspec.json.encode(request.body), "application/json"
         try:
             # Elsewhere is no place for our credentials.
-            async with self._session.request(
+            async with session.request(
                 request.method, url, data=data, headers=headers, allow_redirects=False
             ) as reply:
                 content = await reply.read()

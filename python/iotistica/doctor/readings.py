@@ -16,8 +16,8 @@ SELECT to_regclass('readings') IS NOT NULL AS is_there,
 _JOBS = """
 SELECT j.job_id, j.proc_name AS kind, j.scheduled,
        coalesce(a.view_name, j.hypertable_name)::text AS relation,
-       s.last_run_status AS status, s.total_runs AS runs, s.total_failures AS failures, s.job_status,
-       s.next_start, extract(epoch FROM j.schedule_interval)::float AS period_s
+       s.last_run_status AS status, s.total_runs AS runs, s.total_failures AS failures,
+       s.job_status, s.next_start, extract(epoch FROM j.schedule_interval)::float AS period_s
 FROM timescaledb_information.jobs AS j
 LEFT JOIN timescaledb_information.continuous_aggregates AS a
        ON a.materialization_hypertable_schema = j.hypertable_schema

@@ -15,6 +15,8 @@ pub struct Config {
     pub upstreams: Vec<SocketAddr>,
     /// Where they take an upgrade; where none is given, as everything else.
     pub sockets: Vec<SocketAddr>,
+    /// Last levels of paths that are asked for there as well: their answers have no known end.
+    pub streamed: Vec<String>,
     pub limits: Limits,
     pub times: Times,
     /// Proxies whose X-Forwarded fields are believed.

@@ -9,6 +9,7 @@ use crate::addresses::Addresses;
 use crate::body::Room;
 use crate::config::Config;
 use crate::counters::Counters;
+use crate::request::Request;
 use crate::upstream::Upstreams;
 
 /// Bodies that a thread inflates at once: a decoder's window is up to 16 MiB.
@@ -59,11 +60,17 @@ impl Worker {
         })
     }
 
-    /// Those who take a request, an upgrade or not.
-    pub fn upstreams_for(&self, upgrade: bool) -> &Upstreams {
+    /// Those who take a request: an upgrade, one whose answer is a stream, or any other.
+    pub fn upstreams_for(&self, request: &Request<'_>) -> &Upstreams {
         match &self.sockets {
-            Some(sockets) if upgrade => sockets,
+            Some(sockets) if request.upgrade || self.is_streamed(&request.target) => sockets,
             _ => &self.upstreams,
         }
+    }
+
+    fn is_streamed(&self, target: &str) -> bool {
+        let path = target.split('?').next().unwrap_or_default();
+        let last = path.rsplit('/').next().unwrap_or_default();
+        self.door.config.streamed.iter().any(|level| level == last)
     }
 }

@@ -59,12 +59,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let persistence = relay.persistence;
         match self.relay(relay, &mut link, &answer, extras).await {
             Ok(()) if answer.keep_alive && answer.framing != Framing::Close => {
-                worker.upstreams_for(request.upgrade).put_back(link);
+                worker.upstreams_for(request).put_back(link);
             }
             Ok(()) => {}
             // What the client has got is not whole: only a close can tell it.
             Err(Lost::Upstream { .. } | Lost::Time) => {
-                worker.upstreams_for(request.upgrade).broke(&link);
+                worker.upstreams_for(request).broke(&link);
                 return Ok(Next::Cut);
             }
             Err(Lost::Client) => return Err(End::Gone),
@@ -84,7 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             head.extend_from_slice(std::mem::take(&mut body));
         }
         let worker = self.worker.clone();
-        let upstreams = worker.upstreams_for(request.upgrade);
+        let upstreams = worker.upstreams_for(request);
         let mut may_retry = request.is_idempotent();
         loop {
             let mut link = upstreams.connect().await?;

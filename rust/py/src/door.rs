@@ -19,6 +19,7 @@ pub struct DoorConfig {
     operations_fd: i32,
     upstreams: Vec<String>,
     sockets: Vec<String>,
+    streamed: Vec<String>,
     process: String,
     log_level: String,
     threads: usize,
@@ -77,6 +78,7 @@ fn door_config(config: DoorConfig) -> Result<Config, String> {
     Ok(Config {
         upstreams: config.upstreams.iter().map(address).collect::<Result<_, _>>()?,
         sockets: config.sockets.iter().map(address).collect::<Result<_, _>>()?,
+        streamed: config.streamed,
         limits: Limits {
             head: HeadLimits { line_bytes: config.target_bytes, head_bytes: config.head_bytes },
             fields: config.head_fields,

@@ -17,6 +17,7 @@ from urllib.parse import unquote_plus
 from aiohttp import WSMsgType, web
 
 from iotistica import log, metrics
+from iotistica.api import streaming
 from iotistica.api.http import Reply, Request, error_reply
 from iotistica.api.live import socket as codes
 from iotistica.api.live.channels import Stores
@@ -25,6 +26,7 @@ from iotistica.api.live.hub import Hub
 from iotistica.api.live.session import Session
 from iotistica.api.live.socket import Gone
 from iotistica.api.live.visit import Visit
+from iotistica.api.table import Table
 from iotistica.ops import new_request_id, request_id
 from iotistica.settings import Settings
 
@@ -72,7 +74,17 @@ class AiohttpSocket:
 class Listener:
     """All sockets of one web process."""
 
-    def __init__(self, *, entrance: Entrance, hub: Hub, stores: Stores, settings: Settings) -> None:
+    def __init__(
+        self,
+        *,
+        table: Table,
+        entrance: Entrance,
+        hub: Hub,
+        stores: Stores,
+        settings: Settings,
+    ) -> None:
+        """`table` answers what is no upgrade but whose answer is a stream."""
+        self._table = table
         self._entrance = entrance
         self._hub = hub
         self._stores = stores
@@ -104,6 +116,8 @@ class Listener:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = _request(request)
+        if streaming.is_streamed(request):
+            return await streaming.answer(self._table, request, asked)
         admitted = await self._entrance.admit(asked)
         if isinstance(admitted, Visit):
             admitted = self._room(admitted.subject.tenant) or admitted

@@ -1,0 +1,1 @@
+"""Readings as files: which forms there are, and how rows become them (docs/export.md)."""
