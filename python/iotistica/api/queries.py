@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from iotistica.api.routes.grafana import Grafana, GrafanaLists
 from iotistica.api.routes.metrics import Metrics
 from iotistica.api.routes.queries import Queries
 from iotistica.api.routes.readings import Readings
 from iotistica.settings import Settings
+from iotistica.store.annotations import Annotations
 from iotistica.store.buckets import BucketStore
+from iotistica.store.choices import Choices
 from iotistica.store.device_series import DeviceSeries
 from iotistica.store.metric_catalog import MetricCatalog
 from iotistica.store.metric_queries import Bounds, MetricQueries
 from iotistica.store.pool import Pool
 from iotistica.store.query_slots import QuerySlots
 from iotistica.store.series import SeriesStore
+from iotistica.store.tags import TagStore
 
 
 def query_handlers(settings: Settings, pool: Pool) -> list[Any]:
@@ -22,21 +26,22 @@ def query_handlers(settings: Settings, pool: Pool) -> list[Any]:
     # One connection at least is for everything else.
     most = max(min(settings.query_max_at_once, settings.database_pool_size - 1), 1)
     slots = QuerySlots(pool, most=most, limit_s=settings.query_timeout_s)
+    queries = MetricQueries(
+        slots,
+        Bounds(
+            points=settings.query_max_points,
+            agents=settings.query_max_agents,
+            readings=settings.query_max_readings,
+        ),
+    )
     return [
         Readings(
             SeriesStore(pool, slots),
             BucketStore(slots, most=settings.query_max_points),
             plot_readings=settings.query_plot_readings,
         ),
-        Queries(
-            MetricQueries(
-                slots,
-                Bounds(
-                    points=settings.query_max_points,
-                    agents=settings.query_max_agents,
-                    readings=settings.query_max_readings,
-                ),
-            )
-        ),
+        Queries(queries),
+        Grafana(queries, Annotations(slots)),
+        GrafanaLists(Choices(slots), TagStore(pool)),
         Metrics(MetricCatalog(slots), DeviceSeries(slots, most=settings.query_max_points)),
     ]

@@ -30,6 +30,8 @@ NOT EXISTS (
     CROSS JOIN LATERAL (SELECT {value}) AS own (value)
     WHERE NOT coalesce(CASE f.kind WHEN 'exact' THEN own.value = f.pattern
                                    WHEN 'regexp' THEN own.value ~ f.pattern
+                                   WHEN 'unequal' THEN own.value IS DISTINCT FROM f.pattern
+                                   WHEN 'unlike' THEN coalesce(own.value !~ f.pattern, true)
                                    ELSE own.value LIKE f.pattern END, false)
 )
 """
@@ -137,7 +139,8 @@ class Filter:
     """What a tag must be like."""
 
     kind: str
-    """`exact`, `wildcard` or `regexp`."""
+    """`exact`, `wildcard`, `regexp`; or `unequal`, `unlike` a regular expression, which what has no
+    such tag fits as well."""
     key: str
     pattern: str
     is_group: bool = False
@@ -162,7 +165,11 @@ class Question:
     function: str | None
     """What a step is made by; with a step."""
     filters: Sequence[Filter]
-    percentiles: Sequence[int]
+    percentiles: Sequence[int] = ()
+    groups: Sequence[str] = ()
+    """What series are told apart by, beside the filters that are groups."""
+    points: int | None = None
+    """So many of each series at most, where no step is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +204,7 @@ class _Scope:
 
     @property
     def groups(self) -> list[str]:
-        return [one.key for one in self.asked.filters if one.is_group]
+        return [*self.asked.groups, *(one.key for one in self.asked.filters if one.is_group)]
 
     def filters(self, *, of_series: bool) -> tuple[list[str], list[str], list[str]]:
         """Kinds, keys and expressions."""
@@ -273,13 +280,16 @@ class MetricQueries:
 
     async def _plan(self, scope: _Scope) -> Plan:
         span, asked = scope.until - scope.start - _JUST_AFTER, scope.asked
-        points = min(max(self._bounds.points // len(scope.agents) - 1, 1), _POINTS_OF_SERIES)
+        most = max(self._bounds.points // len(scope.agents) - 1, 1)
+        # A step more, as both ends are rounded outwards.
+        points = min(most, _POINTS_OF_SERIES if asked.points is None else max(asked.points - 1, 1))
         if asked.percentiles:
             await self._check_readings(scope)
             return Plan("raw", asked.step or plan(span, points).step)
         if asked.step is not None:
             return of_step(asked.step, span)
-        if span <= MOST_RAW and await _samples(scope) <= self._bounds.points:
+        few = self._bounds.points if asked.points is None else points * len(scope.agents)
+        if span <= MOST_RAW and await _samples(scope) <= few:
             return Plan("raw", _EACH)
         return plan(span, points)
 
