@@ -128,7 +128,7 @@ async def test_steps_fit_the_panel(plant: Rest) -> None:  # noqa: F811
     """48 hours in at most 50 points, or in no steps shorter than 6 hours."""
     for more, step in (
         ({"maxDataPoints": 50}, timedelta(hours=1)),
-        ({"maxDataPoints": 50.5, "intervalMs": 6 * 3_600_000}, timedelta(hours=12)),
+        ({"maxDataPoints": 50.5, "intervalMs": 6 * 3_600_000}, timedelta(hours=8)),
         ({"maxDataPoints": 10, "intervalMs": 1}, timedelta(hours=6)),
     ):
         body = panel({"target": METRIC, "payload": {"agents": [str(DRILL)]}}, **more)
