@@ -161,7 +161,7 @@ async def test_without_a_step_long_ranges_have_one_that_fits(plant: Rest) -> Non
         {"agent_uuids": [str(PRESS)], "aggregator": "max"},
         {"agent_uuids": [str(PRESS)], "aggregator": "count"},
     )
-    assert press["step_s"] == 300
+    assert press["step_s"] == 180
     assert max(numbers(press)) == 2.0 * (COUNT - 1)
     assert sum(numbers(count)) == 2 * COUNT
 

@@ -78,7 +78,7 @@ def at(text: str) -> datetime:
         (240, 10, "daily", 2 * 86_400),
         (240, 30, "1h", 43_200),
         (240, 1000, "1m", 900),
-        (48, 1000, "1m", 300),
+        (48, 1000, "1m", 180),
         (6, 1000, "raw", 30),
         (1, 1000, "raw", None),
     ],
@@ -114,6 +114,34 @@ async def test_a_range_is_answered_in_steps_that_fit(
 async def test_few_readings_are_given_as_they_are_however_long_the_range(series: Rest) -> None:
     body = await ask(series, metric="daily", start="2026-01-01", end="2026-06-01")
     assert (body["resolution"], body["count"]) == ("raw", DAYS)
+
+
+@pytest.mark.parametrize(
+    ("hours", "points", "resolution", "step_s"),
+    [(240, 100, "1m", 146 * 60), (240, 25, "1h", 10 * 3600), (6, 500, "raw", 44)],
+)
+async def test_as_many_points_as_are_asked_for(
+    series: Rest, hours: int, points: int, resolution: str, step_s: int
+) -> None:
+    """Instead of lengths that people read; the same level serves them."""
+    end = START + timedelta(days=DAYS)
+    start = end - timedelta(hours=hours)
+    window = {"start": start.isoformat(), "end": (end - timedelta(seconds=1)).isoformat()}
+    body = await ask(series, metric="a.b/c, d", points=points, limit=5, **window)
+    assert (body["resolution"], body["step_s"], body["cursor"]) == (resolution, step_s, None)
+    assert points * 0.9 <= body["count"] <= points
+    whole = [row for row in body["readings"] if at(row["time"]) >= start]
+    assert {row["sample_count"] for row in whole[1:]} <= {step_s // 20, step_s // 20 + 1}
+
+
+@pytest.mark.parametrize("other", ["step=1h", "resolution=1h", "downsample=lttb", "cursor=x"])
+async def test_points_go_with_nothing_that_says_the_same(series: Rest, other: str) -> None:
+    path = f"/api/v1/readings/{AGENT}/timeseries?start=1d-ago&points=100&{other}"
+    answer = await series.ask("GET", path)
+    assert answer.status == 400
+    assert f"points is given with {other.partition('=')[0]}" in answer.body["message"]
+    answer = await series.ask("GET", f"/api/v1/readings/{AGENT}/timeseries?points=100")
+    assert "parameter points needs start" in answer.body["message"]
 
 
 @pytest.mark.parametrize("resolution", ["1m", "1h", "daily", "raw"])

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from iotistica.api.routes.exports import Exports
+from iotistica.api.routes.grafana import Grafana, GrafanaLists
 from iotistica.api.routes.metrics import Metrics
 from iotistica.api.routes.queries import Queries
 from iotistica.api.routes.readings import Readings
 from iotistica.api.routes.retention import Retention
 from iotistica.settings import Settings
+from iotistica.store.annotations import Annotations
 from iotistica.store.buckets import BucketStore
+from iotistica.store.choices import Choices
 from iotistica.store.device_series import DeviceSeries
 from iotistica.store.exports import ExportStore
 from iotistica.store.metric_catalog import MetricCatalog
@@ -19,6 +22,7 @@ from iotistica.store.pool import Pool
 from iotistica.store.query_slots import QuerySlots
 from iotistica.store.retention_rules import RetentionRules
 from iotistica.store.series import SeriesStore
+from iotistica.store.tags import TagStore
 
 
 def query_handlers(settings: Settings, pool: Pool) -> list[Any]:
@@ -32,6 +36,14 @@ def query_handlers(settings: Settings, pool: Pool) -> list[Any]:
         most=max(min(settings.export_max_at_once, settings.database_pool_size - most - 1), 1),
         limit_s=settings.export_timeout_s,
     )
+    queries = MetricQueries(
+        slots,
+        Bounds(
+            points=settings.query_max_points,
+            agents=settings.query_max_agents,
+            readings=settings.query_max_readings,
+        ),
+    )
     return [
         Exports(exports),
         Readings(
@@ -39,16 +51,9 @@ def query_handlers(settings: Settings, pool: Pool) -> list[Any]:
             BucketStore(slots, most=settings.query_max_points),
             plot_readings=settings.query_plot_readings,
         ),
-        Queries(
-            MetricQueries(
-                slots,
-                Bounds(
-                    points=settings.query_max_points,
-                    agents=settings.query_max_agents,
-                    readings=settings.query_max_readings,
-                ),
-            )
-        ),
+        Queries(queries),
+        Grafana(queries, Annotations(slots)),
+        GrafanaLists(Choices(slots), TagStore(pool)),
         Metrics(MetricCatalog(slots), DeviceSeries(slots, most=settings.query_max_points)),
         Retention(RetentionRules(pool, slots), settings),
     ]

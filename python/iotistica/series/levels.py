@@ -23,14 +23,16 @@ WIDTHS: dict[Level, timedelta] = {
 }
 _LEVELS: tuple[Level, ...] = ("raw", "1m", "1h", "daily")
 _SECOND = timedelta(seconds=1)
-# Lengths that people read, each a multiple of the level that it is made of.
+_PARTS = 8
+# Lengths that people read, each a multiple of the level that it is made of, none more than twice
+# the one before: at least half of the points that are asked for are there.
 _STEPS = tuple(
     timedelta(seconds=seconds)
     for seconds in (
-        *(1, 2, 5, 10, 15, 30),
-        *(minutes * 60 for minutes in (1, 2, 5, 10, 15, 30)),
-        *(hours * 3600 for hours in (1, 2, 3, 6, 12)),
-        *(days * 86_400 for days in (1, 2, 7, 14, 28)),
+        *(1, 2, 3, 5, 10, 15, 20, 30),
+        *(minutes * 60 for minutes in (1, 2, 3, 5, 10, 15, 20, 30)),
+        *(hours * 3600 for hours in (1, 2, 3, 4, 6, 8, 12)),
+        *(days * 86_400 for days in (1, 2, 4, 7, 14, 28)),
     )
 )
 MOST_RAW = timedelta(hours=12)
@@ -87,6 +89,20 @@ def plan_of_step(step: timedelta, span: timedelta) -> Plan:
             f"single readings, for at most {MOST_RAW.total_seconds() / 3600:g} hours"
         )
     return Plan(level, step)
+
+
+def plan_of_points(points: int, span: timedelta) -> Plan:
+    """As many steps as there may be, of whole days, hours, minutes or seconds.
+
+    Of the longest of these that are at most an eighth of a step, so that little is lost by rounding
+    up, and years are still made of hours.
+    """
+    units = (*reversed(WIDTHS.values()),)
+    exact = span / points
+    unit = next((one for one in units if one and one * _PARTS <= exact), _SECOND)
+    if span > MOST_RAW:
+        unit = max(unit, WIDTHS["1m"])
+    return plan_of_step(max(-(-exact // unit), 1) * unit, span)
 
 
 def _level(step: timedelta) -> Level:

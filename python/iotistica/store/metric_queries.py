@@ -31,6 +31,8 @@ NOT EXISTS (
     CROSS JOIN LATERAL (SELECT {value}) AS own (value)
     WHERE NOT coalesce(CASE f.kind WHEN 'exact' THEN own.value = f.pattern
                                    WHEN 'regexp' THEN own.value ~ f.pattern
+                                   WHEN 'unequal' THEN own.value IS DISTINCT FROM f.pattern
+                                   WHEN 'unlike' THEN coalesce(own.value !~ f.pattern, true)
                                    ELSE own.value LIKE f.pattern END, false)
 )
 """
@@ -138,7 +140,8 @@ class Filter:
     """What a tag must be like."""
 
     kind: str
-    """`exact`, `wildcard` or `regexp`."""
+    """`exact`, `wildcard`, `regexp`; or `unequal`, `unlike` a regular expression, which what has no
+    such tag fits as well."""
     key: str
     pattern: str
     is_group: bool = False
@@ -163,7 +166,11 @@ class Question:
     function: str | None
     """What a step is made by; with a step."""
     filters: Sequence[Filter]
-    percentiles: Sequence[int]
+    percentiles: Sequence[int] = ()
+    groups: Sequence[str] = ()
+    """What series are told apart by, beside the filters that are groups."""
+    points: int | None = None
+    """So many of each series at most, where no step is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +205,7 @@ class _Scope:
 
     @property
     def groups(self) -> list[str]:
-        return [one.key for one in self.asked.filters if one.is_group]
+        return [*self.asked.groups, *(one.key for one in self.asked.filters if one.is_group)]
 
     def filters(self, *, of_series: bool) -> tuple[list[str], list[str], list[str]]:
         """Kinds, keys and expressions."""
@@ -274,15 +281,18 @@ class MetricQueries:
 
     async def _plan(self, scope: _Scope) -> Plan:
         span, asked = scope.until - scope.start - _JUST_AFTER, scope.asked
-        points = min(max(self._bounds.points // len(scope.agents) - 1, 1), _POINTS_OF_SERIES)
+        most = max(self._bounds.points // len(scope.agents) - 1, 1)
+        # A step more, as both ends are rounded outwards.
+        points = min(most, _POINTS_OF_SERIES if asked.points is None else max(asked.points - 1, 1))
         if asked.percentiles:
             await self._check_readings(scope)
             return Plan("raw", asked.step or plan(span, points).step)
         if asked.step is not None:
             return of_step(asked.step, span)
         cut = await scope.reader.fetchval(CUT, scope.agents, [asked.metric], scope.start)
+        few = self._bounds.points if asked.points is None else points * len(scope.agents)
         is_short = span <= MOST_RAW and "raw" not in cut
-        if is_short and await _samples(scope) <= self._bounds.points:
+        if is_short and await _samples(scope) <= few:
             return Plan("raw", _EACH)
         return plan(span, points, cut=cut)
 

@@ -19,6 +19,7 @@ from iotistica.series.levels import (
     ceiling,
     floor,
     plan,
+    plan_of_points,
     plan_of_step,
 )
 from iotistica.store.cut import CUT
@@ -112,6 +113,8 @@ class Question:
     resolution: Resolution = "auto"
     step: timedelta | None = None
     """In steps of this length instead; with a start."""
+    points: int | None = None
+    """Or in as many steps over all metrics as that; with a start."""
     only_steps: bool = False
     """Steps even where single readings are few enough."""
     after: tuple[datetime, str] | None = None
@@ -187,6 +190,9 @@ async def _choose(scope: _Scope) -> Plan | Series:
     asked = scope.asked
     if asked.start is not None and asked.step is not None:
         return plan_of_step(asked.step, _end(asked) - asked.start)
+    if asked.start is not None and asked.points is not None:
+        points = max(asked.points // max(len(scope.metrics), 1) - 1, 1)
+        return plan_of_points(points, _end(asked) - asked.start)
     if asked.resolution != "auto" or asked.start is None:
         resolution = "raw" if asked.resolution == "auto" else asked.resolution
         return plan(timedelta(0), asked.limit, resolution=resolution)

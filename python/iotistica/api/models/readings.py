@@ -23,10 +23,10 @@ class SeriesQuery(msgspec.Struct, kw_only=True):
     """Which readings: those of `start <= time <= end`, the newest first.
 
     Single readings where there are at most `limit`, or where no start is given; steps for longer
-    ranges, each of the same length and at most `limit` of them. `resolution`, or `step` (such as
-    `15m`), overrides that. `aggregate` says what the value of a step is, and `fill` what stands
-    where a step has no reading: with either there are always steps. `downsample=lttb` chooses
-    `limit` points for a plot that look most like all of them.
+    ranges, each of the same length and at most `limit` of them. `resolution`, `step` (such as
+    `15m`) or `points` (as many steps as that) overrides that. `aggregate` says what the value of a
+    step is, and `fill` what stands where a step has no reading: with either there are always steps.
+    `downsample=lttb` chooses `limit` points for a plot that look most like all of them.
     """
 
     metric: Annotated[list[Text], Meta(max_length=100)] = []
@@ -36,6 +36,7 @@ class SeriesQuery(msgspec.Struct, kw_only=True):
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
     resolution: Resolution = "auto"
     step: Span | None = None
+    points: Annotated[int, Meta(ge=1, le=10_000)] | None = None
     aggregate: Aggregate | None = None
     fill: Fill = "none"
     downsample: Literal["lttb"] | None = None
@@ -55,9 +56,12 @@ class SeriesQuery(msgspec.Struct, kw_only=True):
             protocols=self.protocol or None,
             start=start,
             end=end,
-            limit=self.limit if self.downsample is None else max(plot_readings, self.limit),
+            limit=self.points or self.limit
+            if self.downsample is None
+            else max(plot_readings, self.limit),
             resolution=self.resolution,
             step=None if self.step is None else window.span("step", self.step),
+            points=self.points,
             only_steps=self.aggregate is not None or self.fill != "none",
             after=cursors.read(self.cursor, tuple[datetime, str]),
         )
@@ -66,6 +70,8 @@ class SeriesQuery(msgspec.Struct, kw_only=True):
         """What does not go together. Raises `BadRequest`."""
         if self.step is not None and self.resolution != "auto":
             raise BadRequest("parameter step is given with resolution; allowed is one of them")
+        if self.points is not None:
+            self._check_points()
         if self.resolution == "raw" and (self.aggregate or self.fill != "none"):
             name = "aggregate" if self.aggregate else "fill"
             raise BadRequest(f"parameter {name} is for steps; resolution=raw has single readings")
@@ -74,10 +80,17 @@ class SeriesQuery(msgspec.Struct, kw_only=True):
         if self.cursor is not None and self.is_whole:
             name = "fill" if self.downsample is None else "downsample"
             raise BadRequest(f"parameter {name} is given with cursor: its answers have one page")
-        needing = ("step", "aggregate", "downsample") if self.resolution == "auto" else ()
+        needing = ("step", "points", "aggregate", "downsample") if self.resolution == "auto" else ()
         for name in ("fill", *needing):
             if getattr(self, name) not in (None, "none") and self.start is None:
                 raise BadRequest(f"parameter {name} needs start, of which the steps depend")
+
+    def _check_points(self) -> None:
+        for name in ("step", "downsample", "cursor"):
+            if getattr(self, name) is not None:
+                raise BadRequest(f"parameter points is given with {name}; allowed is one of them")
+        if self.resolution != "auto":
+            raise BadRequest("parameter points is given with resolution; allowed is one of them")
 
 
 class RangeQuery(msgspec.Struct, kw_only=True):

@@ -83,7 +83,7 @@ class Readings:
             )
         rows = _rendered(series, query.aggregate or "avg")
         if query.fill != "none":
-            rows = _filled(rows, series, query.fill, now=now, limit=query.limit)
+            rows = _filled(rows, series, query.fill, now=now, limit=asked.limit)
         if query.downsample is not None:
             rows = _thinned(rows, query.limit)
         step, own = series.plan.step, {"agent_uuid": str(uuid)}
