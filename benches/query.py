@@ -166,6 +166,7 @@ async def run(options: argparse.Namespace) -> None:
             start=END - span,
             end=END - timedelta(microseconds=1),
             limit=options.points,
+            points=options.points,
         )
         answer = await store.timeseries(TENANT, AGENT, question)
         assert answer is not None
