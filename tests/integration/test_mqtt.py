@@ -182,6 +182,8 @@ async def test_only_what_was_acknowledged_does_not_come_again(
         assert not session.resumed
         await publisher.publish_many((f"{topic}/x", b"%d" % n) for n in range(10))
         session.acknowledge((await gather(session, 10))[:4])
+        # Packets are taken in order; of a connection that another one takes over, none further.
+        await session.publish(f"{topic}-elsewhere/x", b"")
     async with mqtt.connect(options) as session:
         assert session.resumed
         messages = await gather(session, 6)
