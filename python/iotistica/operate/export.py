@@ -46,7 +46,7 @@ def export(
     metric: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Again for more; left out: all.")
     ] = None,
-    resolution: Annotated[str, typer.Option(help="raw, 1m, 1h or daily.")] = "raw",
+    resolution: Annotated[str, typer.Option(metavar="LEVEL", help="raw, 1m, 1h or daily.")] = "raw",
     form: Annotated[
         str | None,
         typer.Option("--format", help="csv, ndjson, parquet or arrow; left out: by the name."),
