@@ -48,30 +48,123 @@ CREATE TABLE rollup_1m (
 CREATE TABLE rollup_1h (LIKE rollup_1m INCLUDING ALL) PARTITION BY RANGE (bucket);
 CREATE TABLE rollup_daily (LIKE rollup_1m INCLUDING ALL);
 
--- Where bounds are written into a statement they are constants, so that partitions outside of them are
--- left out when it is planned.
+CREATE VIEW rollup_all_1m AS
+SELECT * FROM rollup_1m AS kept
+WHERE NOT EXISTS (
+    SELECT FROM rollup_marks AS m
+    WHERE m.agent_uuid = kept.agent_uuid AND m.hour = date_bin('1 hour', kept.bucket, 'epoch')
+)
+UNION ALL
+SELECT date_bin(interval '1 minute', r.time, 'epoch') AS bucket, r.agent_uuid, r.metric_name,
+       coalesce(r.extra ->> 'device_name', '') COLLATE "C" AS device_name,
+       r.protocol COLLATE "C" AS protocol,
+       coalesce(r.unit, '') COLLATE "C" AS unit,
+       min(r.value) AS min_value, max(r.value) AS max_value,
+       (min(ARRAY[date_part('epoch', r.time), r.value])
+           FILTER (WHERE r.value IS NOT NULL))[2] AS first_value,
+       (max(ARRAY[date_part('epoch', r.time), r.value])
+           FILTER (WHERE r.value IS NOT NULL))[2] AS last_value,
+       count(*) AS sample_count, max(r.anomaly_score) AS max_anomaly_score,
+       count(*) FILTER (WHERE r.quality = 'good') AS good_count,
+       count(measurable(r.value)) AS value_count, (moments(measurable(r.value)))[2] AS value_sum,
+       (moments(measurable(r.value)))[3] AS value_m2,
+       min(r.time) FILTER (WHERE r.value IS NOT NULL) AS first_time,
+       max(r.time) FILTER (WHERE r.value IS NOT NULL) AS last_time
+FROM (SELECT DISTINCT agent_uuid, hour FROM rollup_marks) AS m
+JOIN readings AS r
+    ON r.agent_uuid = m.agent_uuid AND r.time >= m.hour AND r.time < m.hour + interval '1 hour'
+GROUP BY 1, 2, 3, 4, 5, 6;
 
--- Metrics of an agent that have rows on the day of a time: one look into the index for each, however
--- many rows there are.
-CREATE FUNCTION readings_metrics(agent uuid, at timestamptz) RETURNS text[]
-LANGUAGE plpgsql STABLE AS $$
-DECLARE
-    day timestamptz := date_bin('1 day', at, 'epoch');
-    metrics text[] := '{}';
-    found text := '';
-BEGIN
-    LOOP
-        EXECUTE format(
-            'SELECT metric_name FROM readings WHERE agent_uuid = $1 AND metric_name > $2
-             AND time >= %L AND time < %L ORDER BY metric_name LIMIT 1',
-            day, day + interval '1 day')
-        INTO found USING agent, found;
-        EXIT WHEN found IS NULL;
-        metrics := metrics || found;
-    END LOOP;
-    RETURN metrics;
-END
-$$;
+CREATE VIEW rollup_all_1h AS
+SELECT * FROM rollup_1h AS kept
+WHERE NOT EXISTS (
+    SELECT FROM rollup_marks AS m
+    WHERE m.agent_uuid = kept.agent_uuid AND m.hour = date_bin('1 hour', kept.bucket, 'epoch')
+)
+UNION ALL
+SELECT date_bin(interval '1 hour', r.time, 'epoch') AS bucket, r.agent_uuid, r.metric_name,
+       coalesce(r.extra ->> 'device_name', '') COLLATE "C" AS device_name,
+       r.protocol COLLATE "C" AS protocol,
+       coalesce(r.unit, '') COLLATE "C" AS unit,
+       min(r.value) AS min_value, max(r.value) AS max_value,
+       (min(ARRAY[date_part('epoch', r.time), r.value])
+           FILTER (WHERE r.value IS NOT NULL))[2] AS first_value,
+       (max(ARRAY[date_part('epoch', r.time), r.value])
+           FILTER (WHERE r.value IS NOT NULL))[2] AS last_value,
+       count(*) AS sample_count, max(r.anomaly_score) AS max_anomaly_score,
+       count(*) FILTER (WHERE r.quality = 'good') AS good_count,
+       count(measurable(r.value)) AS value_count, (moments(measurable(r.value)))[2] AS value_sum,
+       (moments(measurable(r.value)))[3] AS value_m2,
+       min(r.time) FILTER (WHERE r.value IS NOT NULL) AS first_time,
+       max(r.time) FILTER (WHERE r.value IS NOT NULL) AS last_time
+FROM (SELECT DISTINCT agent_uuid, hour FROM rollup_marks) AS m
+JOIN readings AS r
+    ON r.agent_uuid = m.agent_uuid AND r.time >= m.hour AND r.time < m.hour + interval '1 hour'
+GROUP BY 1, 2, 3, 4, 5, 6;
+
+CREATE VIEW rollup_all_daily AS
+SELECT * FROM rollup_daily AS kept
+WHERE NOT EXISTS (
+    SELECT FROM rollup_marks AS m
+    WHERE m.agent_uuid = kept.agent_uuid
+      AND m.hour >= kept.bucket AND m.hour < kept.bucket + interval '1 day'
+)
+UNION ALL
+SELECT date_bin('1 day', h.bucket, 'epoch') AS bucket, h.agent_uuid, h.metric_name, h.device_name,
+       h.protocol, h.unit, min(h.min_value) AS min_value, max(h.max_value) AS max_value,
+       (min(ARRAY[date_part('epoch', h.first_time), h.first_value])
+           FILTER (WHERE h.first_time IS NOT NULL))[2] AS first_value,
+       (max(ARRAY[date_part('epoch', h.last_time), h.last_value])
+           FILTER (WHERE h.first_time IS NOT NULL))[2] AS last_value,
+       sum(h.sample_count)::bigint AS sample_count,
+       max(h.max_anomaly_score) AS max_anomaly_score, sum(h.good_count)::bigint AS good_count,
+       sum(h.value_count)::bigint AS value_count,
+       (merge_moments(ARRAY[h.value_count, h.value_sum, h.value_m2]::double precision[]))[2]
+           AS value_sum,
+       (merge_moments(ARRAY[h.value_count, h.value_sum, h.value_m2]::double precision[]))[3]
+           AS value_m2,
+       min(h.first_time) AS first_time, max(h.last_time) AS last_time
+FROM (
+    SELECT DISTINCT agent_uuid, date_bin('1 day', hour, 'epoch') AS day FROM rollup_marks
+) AS m
+JOIN rollup_all_1h AS h
+    ON h.agent_uuid = m.agent_uuid
+   AND h.bucket >= m.day AND h.bucket < m.day + interval '1 day'
+GROUP BY 1, 2, 3, 4, 5, 6;
+
+-- For people and their tools; the columns of both profiles.
+CREATE VIEW readings_1m AS
+SELECT bucket, agent_uuid, metric_name, nullif(device_name, '') AS device_name, protocol,
+       nullif(unit, '') AS unit, value_sum / nullif(value_count, 0) AS avg_value, min_value,
+       max_value, first_value, last_value,
+       CASE WHEN value_count > 1 THEN sqrt(value_m2 / (value_count - 1)) END AS stddev_value,
+       sample_count, good_count::double precision / sample_count AS quality_ratio,
+       max_anomaly_score, good_count, value_count, value_sum, value_m2, first_time, last_time
+FROM rollup_all_1m;
+
+CREATE VIEW readings_1h AS
+SELECT bucket, agent_uuid, metric_name, nullif(device_name, '') AS device_name, protocol,
+       nullif(unit, '') AS unit, value_sum / nullif(value_count, 0) AS avg_value, min_value,
+       max_value, first_value, last_value,
+       CASE WHEN value_count > 1 THEN sqrt(value_m2 / (value_count - 1)) END AS stddev_value,
+       sample_count, good_count::double precision / sample_count AS quality_ratio,
+       max_anomaly_score, good_count, value_count, value_sum, value_m2, first_time, last_time
+FROM rollup_all_1h;
+
+CREATE VIEW readings_daily AS
+SELECT bucket, agent_uuid, metric_name, nullif(device_name, '') AS device_name, protocol,
+       nullif(unit, '') AS unit, value_sum / nullif(value_count, 0) AS avg_value, min_value,
+       max_value, first_value, last_value,
+       CASE WHEN value_count > 1 THEN sqrt(value_m2 / (value_count - 1)) END AS stddev_value,
+       sample_count, good_count::double precision / sample_count AS quality_ratio,
+       max_anomaly_score, good_count, value_count, value_sum, value_m2, first_time, last_time
+FROM rollup_all_daily;
+
+-- The reference has this name for it, too.
+CREATE VIEW readings_hourly AS SELECT * FROM readings_1h;
+
+-- The same for the API, whose questions are large: bounds are constants, so that partitions outside of
+-- them are left out when it is planned, and marks are looked up once.
 
 -- From `readings`: hours of agents, which are pairs. Only `metrics`.
 CREATE FUNCTION rollup_raw(
@@ -140,8 +233,8 @@ BEGIN
         RETURN QUERY
         SELECT days.*
         FROM unnest(marked_agents, marked_hours) AS marked (agent_uuid, hour),
-             rollup_merged('1h', part, ARRAY[marked.agent_uuid], metrics, marked.hour,
-                           marked.hour + part) AS days;
+             rollup_days(ARRAY[marked.agent_uuid], metrics, marked.hour,
+                         marked.hour + interval '1 day') AS days;
     ELSE
         RETURN QUERY
         SELECT * FROM rollup_raw(
@@ -152,12 +245,12 @@ BEGIN
 END
 $$;
 
--- Larger buckets, of `step`, made of those of a level.
-CREATE FUNCTION rollup_merged(
-    level text, step interval, agents uuid[], metrics text[], since timestamptz, until timestamptz
+-- Days, made of hours.
+CREATE FUNCTION rollup_days(
+    agents uuid[], metrics text[], since timestamptz, until timestamptz
 ) RETURNS SETOF rollup_1m
 LANGUAGE sql STABLE AS $$
-SELECT date_bin(step, h.bucket, 'epoch') AS bucket, h.agent_uuid, h.metric_name, h.device_name,
+SELECT date_bin('1 day', h.bucket, 'epoch') AS bucket, h.agent_uuid, h.metric_name, h.device_name,
        h.protocol, h.unit, min(h.min_value) AS min_value, max(h.max_value) AS max_value,
        (min(ARRAY[date_part('epoch', h.first_time), h.first_value])
            FILTER (WHERE h.first_time IS NOT NULL))[2] AS first_value,
@@ -171,83 +264,28 @@ SELECT date_bin(step, h.bucket, 'epoch') AS bucket, h.agent_uuid, h.metric_name,
        (merge_moments(ARRAY[h.value_count, h.value_sum, h.value_m2]::double precision[]))[3]
            AS value_m2,
        min(h.first_time) AS first_time, max(h.last_time) AS last_time
-FROM rollup_buckets(level, agents, metrics, since, until) AS h
+FROM rollup_buckets('1h', agents, metrics, since, until) AS h
 GROUP BY 1, 2, 3, 4, 5, 6
 $$;
 
-CREATE VIEW rollup_all_1m AS
-SELECT * FROM rollup_1m AS kept
-WHERE NOT EXISTS (
-    SELECT FROM rollup_marks AS m
-    WHERE m.agent_uuid = kept.agent_uuid AND m.hour = date_bin('1 hour', kept.bucket, 'epoch')
-)
-UNION ALL
-SELECT made.*
-FROM (SELECT DISTINCT agent_uuid, hour FROM rollup_marks) AS m
-CROSS JOIN LATERAL rollup_raw(
-    '1 minute', ARRAY[m.agent_uuid], ARRAY[m.hour], readings_metrics(m.agent_uuid, m.hour)
-) AS made;
-
-CREATE VIEW rollup_all_1h AS
-SELECT * FROM rollup_1h AS kept
-WHERE NOT EXISTS (
-    SELECT FROM rollup_marks AS m
-    WHERE m.agent_uuid = kept.agent_uuid AND m.hour = date_bin('1 hour', kept.bucket, 'epoch')
-)
-UNION ALL
-SELECT made.*
-FROM (SELECT DISTINCT agent_uuid, hour FROM rollup_marks) AS m
-CROSS JOIN LATERAL rollup_raw(
-    '1 hour', ARRAY[m.agent_uuid], ARRAY[m.hour], readings_metrics(m.agent_uuid, m.hour)
-) AS made;
-
-CREATE VIEW rollup_all_daily AS
-SELECT * FROM rollup_daily AS kept
-WHERE NOT EXISTS (
-    SELECT FROM rollup_marks AS m
-    WHERE m.agent_uuid = kept.agent_uuid
-      AND m.hour >= kept.bucket AND m.hour < kept.bucket + interval '1 day'
-)
-UNION ALL
-SELECT made.*
-FROM (
-    SELECT DISTINCT agent_uuid, date_bin('1 day', hour, 'epoch') AS day FROM rollup_marks
-) AS m
-CROSS JOIN LATERAL rollup_merged(
-    '1h', '1 day', ARRAY[m.agent_uuid], readings_metrics(m.agent_uuid, m.day),
-    m.day, m.day + interval '1 day'
-) AS made;
-
--- For people and their tools; the columns of both profiles.
-CREATE VIEW readings_1m AS
-SELECT bucket, agent_uuid, metric_name, nullif(device_name, '') AS device_name, protocol,
-       nullif(unit, '') AS unit, value_sum / nullif(value_count, 0) AS avg_value, min_value,
-       max_value, first_value, last_value,
-       CASE WHEN value_count > 1 THEN sqrt(value_m2 / (value_count - 1)) END AS stddev_value,
-       sample_count, good_count::double precision / sample_count AS quality_ratio,
-       max_anomaly_score, good_count, value_count, value_sum, value_m2, first_time, last_time
-FROM rollup_all_1m;
-
-CREATE VIEW readings_1h AS
-SELECT bucket, agent_uuid, metric_name, nullif(device_name, '') AS device_name, protocol,
-       nullif(unit, '') AS unit, value_sum / nullif(value_count, 0) AS avg_value, min_value,
-       max_value, first_value, last_value,
-       CASE WHEN value_count > 1 THEN sqrt(value_m2 / (value_count - 1)) END AS stddev_value,
-       sample_count, good_count::double precision / sample_count AS quality_ratio,
-       max_anomaly_score, good_count, value_count, value_sum, value_m2, first_time, last_time
-FROM rollup_all_1h;
-
-CREATE VIEW readings_daily AS
-SELECT bucket, agent_uuid, metric_name, nullif(device_name, '') AS device_name, protocol,
-       nullif(unit, '') AS unit, value_sum / nullif(value_count, 0) AS avg_value, min_value,
-       max_value, first_value, last_value,
-       CASE WHEN value_count > 1 THEN sqrt(value_m2 / (value_count - 1)) END AS stddev_value,
-       sample_count, good_count::double precision / sample_count AS quality_ratio,
-       max_anomaly_score, good_count, value_count, value_sum, value_m2, first_time, last_time
-FROM rollup_all_daily;
-
--- The reference has this name for it, too.
-CREATE VIEW readings_hourly AS SELECT * FROM readings_1h;
+-- Metrics of an agent that have rows within [since, until), best whole partitions: one look into the
+-- index for each, however many rows there are.
+CREATE FUNCTION readings_metrics(agent uuid, since timestamptz, until timestamptz)
+RETURNS SETOF text
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    found text;
+BEGIN
+    LOOP
+        EXECUTE format(
+            'SELECT metric_name FROM readings WHERE agent_uuid = $1 AND metric_name > $2
+             AND time >= %L AND time < %L ORDER BY metric_name LIMIT 1', since, until)
+        INTO found USING agent, coalesce(found, '');
+        EXIT WHEN found IS NULL;
+        RETURN NEXT found;
+    END LOOP;
+END
+$$;
 
 -- Buckets of '1m', '1h' or 'daily' within [since, until), which lie on bounds of buckets. The same on
 -- both profiles.
@@ -300,31 +338,55 @@ DECLARE
     this_day timestamptz := date_bin('1 day', at, 'epoch');
     next_day timestamptz := this_day + interval '1 day';
     metrics text[];
-    keep CONSTANT text := $query$
-        INSERT INTO %I SELECT * FROM %s
-        ON CONFLICT (agent_uuid, metric_name, bucket, device_name, protocol, unit) DO UPDATE SET
-            (min_value, max_value, first_value, last_value, sample_count, max_anomaly_score,
-             good_count, value_count, value_sum, value_m2, first_time, last_time) =
-            (excluded.min_value, excluded.max_value, excluded.first_value, excluded.last_value,
-             excluded.sample_count, excluded.max_anomaly_score, excluded.good_count,
-             excluded.value_count, excluded.value_sum, excluded.value_m2, excluded.first_time,
-             excluded.last_time)
-    $query$;
-    merged CONSTANT text := 'rollup_merged($1, $2, ARRAY[$3], $4, $5, $6)';
 BEGIN
     DELETE FROM rollup_marks WHERE agent_uuid = agent AND hour = at;
-    metrics := readings_metrics(agent, at);
+    metrics := ARRAY(SELECT readings_metrics(agent, this_day, next_day));
     PERFORM rollup_make_month('rollup_1m', at), rollup_make_month('rollup_1h', at);
-    EXECUTE format(keep, 'rollup_1m', 'rollup_raw($1, ARRAY[$2], ARRAY[$3], $4)')
-    USING interval '1 minute', agent, at, metrics;
-    EXECUTE format(keep, 'rollup_1h', merged)
-    USING '1m'::text, interval '1 hour', agent, metrics, at, at + interval '1 hour';
+    INSERT INTO rollup_1m
+    SELECT * FROM rollup_raw(interval '1 minute', ARRAY[agent], ARRAY[at], metrics)
+    ON CONFLICT (agent_uuid, metric_name, bucket, device_name, protocol, unit) DO UPDATE SET
+        (min_value, max_value, first_value, last_value, sample_count, max_anomaly_score,
+         good_count, value_count, value_sum, value_m2, first_time, last_time) =
+        (excluded.min_value, excluded.max_value, excluded.first_value, excluded.last_value,
+         excluded.sample_count, excluded.max_anomaly_score, excluded.good_count, excluded.value_count,
+         excluded.value_sum, excluded.value_m2, excluded.first_time, excluded.last_time);
+    INSERT INTO rollup_1h
+    SELECT date_bin('1 hour', h.bucket, 'epoch') AS bucket, h.agent_uuid, h.metric_name, h.device_name,
+           h.protocol, h.unit, min(h.min_value) AS min_value, max(h.max_value) AS max_value,
+           (min(ARRAY[date_part('epoch', h.first_time), h.first_value])
+               FILTER (WHERE h.first_time IS NOT NULL))[2] AS first_value,
+           (max(ARRAY[date_part('epoch', h.last_time), h.last_value])
+               FILTER (WHERE h.first_time IS NOT NULL))[2] AS last_value,
+           sum(h.sample_count)::bigint AS sample_count,
+           max(h.max_anomaly_score) AS max_anomaly_score, sum(h.good_count)::bigint AS good_count,
+           sum(h.value_count)::bigint AS value_count,
+           (merge_moments(ARRAY[h.value_count, h.value_sum, h.value_m2]::double precision[]))[2]
+               AS value_sum,
+           (merge_moments(ARRAY[h.value_count, h.value_sum, h.value_m2]::double precision[]))[3]
+               AS value_m2,
+           min(h.first_time) AS first_time, max(h.last_time) AS last_time
+    FROM rollup_1m AS h
+    WHERE h.agent_uuid = agent AND h.metric_name = ANY (metrics)
+      AND h.bucket >= at AND h.bucket < at + interval '1 hour'
+    GROUP BY 1, 2, 3, 4, 5, 6
+    ON CONFLICT (agent_uuid, metric_name, bucket, device_name, protocol, unit) DO UPDATE SET
+        (min_value, max_value, first_value, last_value, sample_count, max_anomaly_score,
+         good_count, value_count, value_sum, value_m2, first_time, last_time) =
+        (excluded.min_value, excluded.max_value, excluded.first_value, excluded.last_value,
+         excluded.sample_count, excluded.max_anomaly_score, excluded.good_count, excluded.value_count,
+         excluded.value_sum, excluded.value_m2, excluded.first_time, excluded.last_time);
     -- The last marked hour of a day finishes it.
     IF NOT EXISTS (
         SELECT FROM rollup_marks WHERE agent_uuid = agent AND hour >= this_day AND hour < next_day
     ) THEN
-        EXECUTE format(keep, 'rollup_daily', merged)
-        USING '1h'::text, interval '1 day', agent, metrics, this_day, next_day;
+        INSERT INTO rollup_daily
+        SELECT * FROM rollup_days(ARRAY[agent], metrics, this_day, next_day)
+    ON CONFLICT (agent_uuid, metric_name, bucket, device_name, protocol, unit) DO UPDATE SET
+            (min_value, max_value, first_value, last_value, sample_count, max_anomaly_score,
+             good_count, value_count, value_sum, value_m2, first_time, last_time) =
+            (excluded.min_value, excluded.max_value, excluded.first_value, excluded.last_value,
+             excluded.sample_count, excluded.max_anomaly_score, excluded.good_count, excluded.value_count,
+             excluded.value_sum, excluded.value_m2, excluded.first_time, excluded.last_time);
     END IF;
 END
 $$;

@@ -119,6 +119,23 @@ BEGIN
 END
 $$;
 
+-- The statement that puts buckets of a source into a rollup. A bucket that is there is the same, or lacks
+-- what came late; where it has more, readings of it were dropped.
+CREATE FUNCTION rollup_keep(rollup text, source text) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+SELECT format($query$
+    INSERT INTO %I AS kept SELECT * FROM %s
+    ON CONFLICT (agent_uuid, metric_name, bucket, device_name, protocol, unit) DO UPDATE SET
+        (min_value, max_value, first_value, last_value, sample_count, max_anomaly_score,
+         good_count, value_count, value_sum, value_m2, first_time, last_time) =
+        (excluded.min_value, excluded.max_value, excluded.first_value, excluded.last_value,
+         excluded.sample_count, excluded.max_anomaly_score, excluded.good_count,
+         excluded.value_count, excluded.value_sum, excluded.value_m2, excluded.first_time,
+         excluded.last_time)
+    WHERE excluded.sample_count >= kept.sample_count
+    $query$, rollup, source)
+$$;
+
 -- Freeze a day of series that are not frozen yet: make their buckets once more, of all readings
 -- there are, or remove them with all that are older.
 CREATE FUNCTION retention_freeze(agent uuid, metrics text[], day timestamptz, keeps_rollups boolean)
@@ -130,19 +147,6 @@ DECLARE
         SELECT metric FROM unnest(metrics) AS metric WHERE NOT is_frozen(agent, metric, day)
     );
     level text;
-    -- A bucket that is there is the same, or lacks what came late; where it has more, readings of it
-    -- were dropped.
-    keep CONSTANT text := $query$
-        INSERT INTO %I AS kept SELECT * FROM %s
-        ON CONFLICT (agent_uuid, metric_name, bucket, device_name, protocol, unit) DO UPDATE SET
-            (min_value, max_value, first_value, last_value, sample_count, max_anomaly_score,
-             good_count, value_count, value_sum, value_m2, first_time, last_time) =
-            (excluded.min_value, excluded.max_value, excluded.first_value, excluded.last_value,
-             excluded.sample_count, excluded.max_anomaly_score, excluded.good_count,
-             excluded.value_count, excluded.value_sum, excluded.value_m2, excluded.first_time,
-             excluded.last_time)
-        WHERE excluded.sample_count >= kept.sample_count
-    $query$;
     merged CONSTANT text := 'rollup_merged($1, $2, ARRAY[$3], $4, $5, $6)';
 BEGIN
     IF keeps_rollups AND fresh = '{}' THEN
@@ -161,15 +165,15 @@ BEGIN
         RETURN;
     END IF;
     PERFORM rollup_make_month('rollup_1m', day), rollup_make_month('rollup_1h', day);
-    EXECUTE format(keep, 'rollup_1m', $query$
+    EXECUTE rollup_keep('rollup_1m', $query$
         (SELECT bucket, agent_uuid, metric_name, coalesce(device_name, ''), protocol,
                 coalesce(unit, ''), min_value, max_value, first_value, last_value, sample_count,
                 max_anomaly_score, good_count, value_count, value_sum, value_m2, first_time, last_time
          FROM readings_steps($3, $4, $5, $6, $2, $5)) AS made$query$)
     USING NULL::text, interval '1 minute', agent, fresh, day, until;
-    EXECUTE format(keep, 'rollup_1h', merged)
+    EXECUTE rollup_keep('rollup_1h', merged)
     USING '1m'::text, interval '1 hour', agent, fresh, day, until;
-    EXECUTE format(keep, 'rollup_daily', merged)
+    EXECUTE rollup_keep('rollup_daily', merged)
     USING '1h'::text, interval '1 day', agent, fresh, day, until;
 END
 $$;

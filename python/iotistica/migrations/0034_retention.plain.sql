@@ -12,6 +12,53 @@ $$;
 
 CREATE INDEX rollup_daily_age ON rollup_daily USING brin (bucket);
 
+-- Larger buckets, of `step`, made of those of a level.
+CREATE FUNCTION rollup_merged(
+    level text, step interval, agents uuid[], metrics text[], since timestamptz, until timestamptz
+) RETURNS SETOF rollup_1m
+LANGUAGE sql STABLE AS $$
+SELECT date_bin(step, h.bucket, 'epoch') AS bucket, h.agent_uuid, h.metric_name, h.device_name,
+       h.protocol, h.unit, min(h.min_value) AS min_value, max(h.max_value) AS max_value,
+       (min(ARRAY[date_part('epoch', h.first_time), h.first_value])
+           FILTER (WHERE h.first_time IS NOT NULL))[2] AS first_value,
+       (max(ARRAY[date_part('epoch', h.last_time), h.last_value])
+           FILTER (WHERE h.first_time IS NOT NULL))[2] AS last_value,
+       sum(h.sample_count)::bigint AS sample_count,
+       max(h.max_anomaly_score) AS max_anomaly_score, sum(h.good_count)::bigint AS good_count,
+       sum(h.value_count)::bigint AS value_count,
+       (merge_moments(ARRAY[h.value_count, h.value_sum, h.value_m2]::double precision[]))[2]
+           AS value_sum,
+       (merge_moments(ARRAY[h.value_count, h.value_sum, h.value_m2]::double precision[]))[3]
+           AS value_m2,
+       min(h.first_time) AS first_time, max(h.last_time) AS last_time
+FROM rollup_buckets(level, agents, metrics, since, until) AS h
+GROUP BY 1, 2, 3, 4, 5, 6
+$$;
+
+-- Metrics of an agent that have rows on the day of a time: one look into the index for each, however
+-- many rows there are.
+DROP FUNCTION readings_metrics;
+CREATE FUNCTION readings_metrics(agent uuid, at timestamptz) RETURNS text[]
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    -- As a constant in the statement, so that other partitions are left out when it is planned.
+    day timestamptz := date_bin('1 day', at, 'epoch');
+    metrics text[] := '{}';
+    found text := '';
+BEGIN
+    LOOP
+        EXECUTE format(
+            'SELECT metric_name FROM readings WHERE agent_uuid = $1 AND metric_name > $2
+             AND time >= %L AND time < %L ORDER BY metric_name LIMIT 1',
+            day, day + interval '1 day')
+        INTO found USING agent, found;
+        EXIT WHEN found IS NULL;
+        metrics := metrics || found;
+    END LOOP;
+    RETURN metrics;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION rollup_buckets(
     level text, agents uuid[], metrics text[], since timestamptz, until timestamptz
 ) RETURNS SETOF rollup_1m
@@ -60,6 +107,8 @@ BEGIN
     END IF;
 END
 $$;
+
+DROP FUNCTION rollup_days;
 
 CREATE OR REPLACE VIEW rollup_all_1m AS
 SELECT * FROM rollup_1m AS kept
@@ -134,17 +183,6 @@ DECLARE
     this_day timestamptz := date_bin('1 day', at, 'epoch');
     next_day timestamptz := this_day + interval '1 day';
     metrics text[];
-    keep CONSTANT text := $query$
-        INSERT INTO %I AS kept SELECT * FROM %s
-        ON CONFLICT (agent_uuid, metric_name, bucket, device_name, protocol, unit) DO UPDATE SET
-            (min_value, max_value, first_value, last_value, sample_count, max_anomaly_score,
-             good_count, value_count, value_sum, value_m2, first_time, last_time) =
-            (excluded.min_value, excluded.max_value, excluded.first_value, excluded.last_value,
-             excluded.sample_count, excluded.max_anomaly_score, excluded.good_count,
-             excluded.value_count, excluded.value_sum, excluded.value_m2, excluded.first_time,
-             excluded.last_time)
-        WHERE excluded.sample_count >= kept.sample_count
-    $query$;
     merged CONSTANT text := 'rollup_merged($1, $2, ARRAY[$3], $4, $5, $6)';
 BEGIN
     DELETE FROM rollup_marks WHERE agent_uuid = agent AND hour = at;
@@ -156,15 +194,15 @@ BEGIN
         RETURN;
     END IF;
     PERFORM rollup_make_month('rollup_1m', at), rollup_make_month('rollup_1h', at);
-    EXECUTE format(keep, 'rollup_1m', 'rollup_raw($1, ARRAY[$2], ARRAY[$3], $4)')
+    EXECUTE rollup_keep('rollup_1m', 'rollup_raw($1, ARRAY[$2], ARRAY[$3], $4)')
     USING interval '1 minute', agent, at, metrics;
-    EXECUTE format(keep, 'rollup_1h', merged)
+    EXECUTE rollup_keep('rollup_1h', merged)
     USING '1m'::text, interval '1 hour', agent, metrics, at, at + interval '1 hour';
     -- The last marked hour of a day finishes it.
     IF NOT EXISTS (
         SELECT FROM rollup_marks WHERE agent_uuid = agent AND hour >= this_day AND hour < next_day
     ) THEN
-        EXECUTE format(keep, 'rollup_daily', merged)
+        EXECUTE rollup_keep('rollup_daily', merged)
         USING '1h'::text, interval '1 day', agent, metrics, this_day, next_day;
     END IF;
 END
