@@ -89,7 +89,7 @@ async def prune(pool: Pool, settings: Settings) -> dict[str, int]:
             removed[old.table] = await _rows(pool, old, old.days_of(settings))
         for table, setting in DAYS:
             first_kept = (datetime.now(UTC) - _EPOCH).days - int(getattr(settings, setting))
-            removed[table] = await _whole_days(pool, table, first_kept)
+            removed[table] = await drop_parts(pool, _DROP_DAY, table, first_kept)
     return removed
 
 
@@ -105,13 +105,15 @@ async def _rows(pool: Pool, old: Old, days: int) -> int:
             return removed
 
 
-async def _whole_days(pool: Pool, table: str, first_kept: int) -> int:
+async def drop_parts(pool: Pool, statement: str, *arguments: object) -> int:
+    """Repeat a statement that drops the oldest partition, each in a turn of its own, until it gives
+    NULL; how many. Raises what asyncpg raises."""
     removed = 0
     while True:
         async with turn(pool, _TURN) as connection:
             if connection is None:
                 return removed
             await connection.execute(_NOT_FOR_LONG)
-            if await connection.fetchval(_DROP_DAY, table, first_kept) is None:
+            if await connection.fetchval(statement, *arguments) is None:
                 return removed
         removed += 1

@@ -8,6 +8,7 @@ from typing import Literal
 
 from iotistica.settings import Settings
 from iotistica.store.pool import Connection, Pool, unavailable
+from iotistica.store.pruning import drop_parts
 from iotistica.store.turn import turn
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -92,7 +93,9 @@ async def drop_rollups(pool: Pool, settings: Settings) -> dict[str, int]:
     dropped: dict[str, int] = {}
     with unavailable("remove old rollups"):
         for level, days in levels.items():
-            dropped[f"rollup_{level}"] = await _drop_months(pool, f"rollup_{level}", days)
+            dropped[f"rollup_{level}"] = await drop_parts(
+                pool, _DROP_MONTH, f"rollup_{level}", days
+            )
         for level, days in (("raw", settings.retention_days), *levels.items()):
             await pool.execute(_NOTE, level, days)
         await pool.execute(
@@ -131,15 +134,3 @@ async def policies(pool: Pool | Connection, settings: Settings) -> list[Policy]:
         )
         for row in rows
     ]
-
-
-async def _drop_months(pool: Pool, table: str, days: int) -> int:
-    dropped = 0
-    while True:
-        async with turn(pool, "prune") as connection:
-            if connection is None:
-                return dropped
-            await connection.execute(_NOT_FOR_LONG)
-            if await connection.fetchval(_DROP_MONTH, table, days) is None:
-                return dropped
-        dropped += 1
