@@ -29,13 +29,18 @@ from iotistica.store.query_slots import QuerySlots
 
 
 async def ask(
-    told: Connection, database: str, agents: list[UUID], start: datetime, end: datetime
+    told: Connection,
+    database: str,
+    agents: list[UUID],
+    start: datetime,
+    end: datetime,
+    demote_after_s: float,
 ) -> None:
     """Answer whether to ask or to rest, and say how long each answer took."""
     pool = await open_pool(Settings.load(database_url=database), application_name="asker")
     # The count of an hour is estimated with what ingestion writes meanwhile.
-    most = Bounds(readings=2 * Bounds().readings)
-    queries = MetricQueries(QuerySlots(pool), most)
+    most = Bounds(readings=10 * Bounds().readings)
+    queries = MetricQueries(QuerySlots(pool, demote_after_s=demote_after_s), most)
     question = Question(
         metric=store.METRICS[0],
         agents=agents,
@@ -69,10 +74,13 @@ class Askers:
 
     def __init__(self, count: int, *arguments: object) -> None:
         self._pipes = []
+        self._processes = []
         self.seconds: list[float] = []
         for _ in range(count):
             ours, theirs = multiprocessing.Pipe()
-            multiprocessing.Process(target=asker, args=(theirs, *arguments), daemon=True).start()
+            process = multiprocessing.Process(target=asker, args=(theirs, *arguments), daemon=True)
+            process.start()
+            self._processes.append(process)
             self._pipes.append(ours)
 
     @contextmanager
@@ -88,8 +96,10 @@ class Askers:
                 self.seconds.append(pipe.recv())
 
     def end(self) -> None:
-        """Stop them."""
+        """Stop them, after what they have asked for."""
         self._tell(None)
+        for process in self._processes:
+            process.join()
 
     def _tell(self, what: bool | None) -> None:
         for pipe in self._pipes:
@@ -105,7 +115,7 @@ async def run(options: argparse.Namespace) -> None:
         asked = [UUID(agent) for agent in bench.agents[: Bounds().readings // per_series]]
         start = await bench.connection.fetchval("SELECT min(time) FROM readings")
         end = start + timedelta(milliseconds=per_series - 1)
-        askers = Askers(options.askers, database, asked, start, end)
+        askers = Askers(options.askers, database, asked, start, end, options.demote_after_s)
         usage = store.Usage(bench.connection)
         await bench.ingestion(usage, service)  # it learns the fleet and its pace
         runs, baselines = [], []
@@ -137,6 +147,12 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=24_000, help="of 60 readings, in a run")
     parser.add_argument("--entry-messages", type=int, default=50, help="messages to an entry")
     parser.add_argument("--askers", type=int, default=1, help="queries at a time")
+    parser.add_argument(
+        "--demote-after-s",
+        type=float,
+        default=Settings.model_fields["query_demote_after_s"].default,
+        help="IOTISTICA_QUERY_DEMOTE_AFTER_S; 0: never",
+    )
     parser.add_argument("--database-url", help="server to use instead of a private one")
     uvloop.run(run(parser.parse_args()))
 

@@ -16,6 +16,9 @@ class QuerySettings(BaseSettings):
     # Questions that a web process has at PostgreSQL at a time; the rest of its connections is for
     # everything else. Those that wait longer than the limit of time are refused.
     query_max_at_once: Annotated[int, Field(ge=1, le=100)] = 4
+    # A question or an export that lasts longer leaves the cores to ingestion, where PostgreSQL runs
+    # on this machine and as the same user, or this process as root; 0: never.
+    query_demote_after_s: Annotated[float, Field(ge=0, le=600)] = 0.2
     # Single readings that one question may look at: downsampling for plots, exact percentiles.
     query_max_readings: Annotated[int, Field(ge=1000)] = 1_000_000
     query_plot_readings: Annotated[int, Field(ge=1000, le=1_000_000)] = 50_000

@@ -29,12 +29,16 @@ def query_handlers(settings: Settings, pool: Pool) -> list[Any]:
     """Handlers of the queries of one process, which share its slots."""
     # One connection at least is for everything else.
     most = max(min(settings.query_max_at_once, settings.database_pool_size - 1), 1)
-    slots = QuerySlots(pool, most=most, limit_s=settings.query_timeout_s)
+    demote_after_s = settings.query_demote_after_s
+    slots = QuerySlots(
+        pool, most=most, limit_s=settings.query_timeout_s, demote_after_s=demote_after_s
+    )
     # Exports take as long as their clients: they have a few of those that queries leave.
     exports = ExportStore(
         pool,
         most=max(min(settings.export_max_at_once, settings.database_pool_size - most - 1), 1),
         limit_s=settings.export_timeout_s,
+        demote_after_s=demote_after_s,
     )
     queries = MetricQueries(
         slots,

@@ -19,16 +19,14 @@ from uuid import UUID
 from iotistica.errors import Busy, NotFound, TooSlow
 from iotistica.series.levels import WIDTHS, Level, floor
 from iotistica.store.pool import Connection, Pool, is_too_slow, unavailable
+from iotistica.store.read_session import read_session
 
 Sink: TypeAlias = Callable[[bytes], Coroutine[Any, Any, None]]
 
 _OWN = """
 SELECT uuid FROM agents WHERE tenant_id = $1 AND ($2::uuid[] IS NULL OR uuid = ANY ($2))
 """
-_SESSION = """
-SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO'; SET LOCAL jit = off;
-SET LOCAL extra_float_digits = 1; SET LOCAL statement_timeout = {limit_ms}
-"""
+_SESSION = {"TimeZone": "UTC", "DateStyle": "ISO", "jit": "off", "extra_float_digits": "1"}
 # A join with a subquery that has an order is a loop over agents: rows come in this order without
 # a sort of all of them.
 _ROWS = """
@@ -115,10 +113,13 @@ def columns_of(level: Level) -> tuple[str, ...]:
 class ExportStore:
     """Raises `StoreUnavailable`."""
 
-    def __init__(self, pool: Pool, *, most: int = 2, limit_s: float = 3600.0) -> None:
+    def __init__(
+        self, pool: Pool, *, most: int = 2, limit_s: float = 3600.0, demote_after_s: float = 0.2
+    ) -> None:
         self._pool = pool
         self._most = most
         self._limit_s = limit_s
+        self._demote_after_s = demote_after_s
         self._slots = asyncio.Semaphore(most)
 
     async def check(self, tenant: str, agents: Sequence[UUID]) -> None:
@@ -162,13 +163,12 @@ class ExportStore:
         try:
             async with asyncio.timeout(self._limit_s):
                 with unavailable("export readings"):
-                    async with (
-                        self._pool.acquire() as connection,
-                        connection.transaction(isolation="repeatable_read", readonly=True),
-                    ):
-                        await connection.execute(
-                            _SESSION.format(limit_ms=round(self._limit_s * 1000))
-                        )
+                    async with read_session(
+                        self._pool,
+                        limit_s=self._limit_s,
+                        demote_after_s=self._demote_after_s,
+                        settings=_SESSION,
+                    ) as connection:
                         yield connection
         except Exception as error:
             if not isinstance(error, TimeoutError) and not is_too_slow(error.__cause__ or error):

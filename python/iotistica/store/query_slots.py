@@ -12,6 +12,7 @@ import asyncpg
 
 from iotistica.errors import BadRequest, Busy, TooSlow
 from iotistica.store.pool import Connection, Pool, Row, is_too_slow, unavailable
+from iotistica.store.read_session import read_session
 
 _GRACE_S = 1.0
 """The server gives up first, so that its connection stays usable."""
@@ -37,11 +38,14 @@ class Reader:
 class QuerySlots:
     """Connections for questions: never all of the pool, so that heavy ones stop nobody else."""
 
-    def __init__(self, pool: Pool, *, most: int = 4, limit_s: float = 15.0) -> None:
+    def __init__(
+        self, pool: Pool, *, most: int = 4, limit_s: float = 15.0, demote_after_s: float = 0.2
+    ) -> None:
         self._pool = pool
         self._slots = asyncio.Semaphore(most)
         self._most = most
         self._limit_s = limit_s
+        self._demote_after_s = demote_after_s
 
     @asynccontextmanager
     async def take(self, what: str) -> AsyncIterator[Reader]:
@@ -66,12 +70,9 @@ class QuerySlots:
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[Reader]:
-        async with (
-            self._pool.acquire() as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
-            limit_ms = round(self._limit_s * 1000)
-            await connection.execute(f"SET LOCAL statement_timeout = {limit_ms}")
+        async with read_session(
+            self._pool, limit_s=self._limit_s, demote_after_s=self._demote_after_s
+        ) as connection:
             try:
                 async with asyncio.timeout(self._limit_s + _GRACE_S):
                     yield Reader(connection, self._limit_s + _GRACE_S)
