@@ -10,6 +10,7 @@ __all__ = [
     "KEY_COLUMNS",
     "LATEST_COLUMNS",
     "READINGS_COLUMNS",
+    "Accepted",
     "Batch",
     "Context",
     "CopyBuffer",
@@ -321,6 +322,21 @@ class Batch:
     @property
     def oldest_received_ms(self) -> int:
         """Earliest reception of a message in the batch, epoch milliseconds; 0 if unknown."""
+
+@final
+class Accepted:
+    """Numbers of accepted messages by agent, for the loss ledger."""
+
+    def __new__(cls, *entries: list[bytes]) -> Accepted:
+        """Count the messages of stream entries, each `[header, payload, …]`."""
+    def add(self, others: Accepted) -> None:
+        """Count what the others counted."""
+    def __len__(self) -> int:
+        """Fields of the ledger."""
+    def agents(self) -> list[str]:
+        """UUIDs of those that can be told."""
+    def pack(self) -> bytes:
+        """`[field, number, …]` of the ledger as one array of MessagePack."""
 
 @final
 class Marks:

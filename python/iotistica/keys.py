@@ -29,6 +29,11 @@ def ledger(tenant: str) -> str:
     return f"tenant:{{{tenant}}}:ledger"
 
 
+def ledger_journal(tenant: str) -> str:
+    """Accepted messages that are not in the ledger yet: a hash (see `streams/acceptance.py`)."""
+    return f"tenant:{{{tenant}}}:ledger:journal"
+
+
 def ledger_sequences(tenant: str) -> str:
     """Numbers of its messages that were seen of each agent: a hash (see `sequences.py`)."""
     return f"tenant:{{{tenant}}}:ledger:sequences"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
+from tests import books
 from tests.faults.load import Marks, since
 from tests.faults.rig import Rig
 
-from iotistica import keys, ledger
+from iotistica import ledger
 from iotistica.settings import Settings
 from iotistica.simulator.ledger import AgentLedger, digest
 from iotistica.simulator.payloads import widths
@@ -142,13 +142,11 @@ def _stretch(times_us: list[int]) -> str:
 async def imbalance(rig: Rig) -> dict[str, tuple[int, int]]:
     """For each agent, how far the ledger is from its two equations (`iotistica.ledger`): messages
     and readings. Messages in a stream are still to be settled, so ask when all is quiet."""
-    async with rig.redis_client() as redis:
-        book: Any = await redis.hgetall(keys.ledger(rig.tenant))
-    book.pop(ledger.EPOCH.encode(), None)
-    sums: dict[str, Counter[str]] = defaultdict(Counter)
-    for name, count in book.items():
-        agent, counter, _reason = ledger.parse(name.decode())
-        sums[agent][counter] += int(count)
+    sums: dict[str, Counter[str]] = {}
+    for agent, counts in (await books.counts(rig.redis.url, rig.tenant)).items():
+        sums[agent] = Counter()
+        for name, count in counts.items():
+            sums[agent][name.partition(":")[0]] += count
     return {
         agent: (
             of[ledger.ACCEPTED] - of[ledger.SETTLED] - of[ledger.SPOOLED],

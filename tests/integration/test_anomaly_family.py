@@ -10,9 +10,10 @@ from typing import Any
 
 import orjson
 import pytest
+from tests import books
 from tests.control import Place, until
 
-from iotistica import keys
+from iotistica import keys, ledger
 from iotistica.anomalies.event import read
 from iotistica.settings import Settings
 from iotistica.store.agents import AgentStore
@@ -143,8 +144,8 @@ async def test_an_event_becomes_all_that_it_should(place: Place) -> None:
             }
         ]
     }
-    ledger = await place.redis.hgetall(keys.ledger(place.tenant))
-    assert ledger[f"{place.agent}|accepted".encode()] == b"1"
+    counted = await books.counts(place.settings.require("redis_url"), place.tenant)
+    assert counted == {place.agent: {ledger.ACCEPTED: 1}}
     live = await published(subscriber, 1)
     assert live[0]["deviceUuid"] == place.agent
     assert live[0]["anomaly"] == {

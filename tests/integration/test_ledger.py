@@ -15,16 +15,18 @@ import pytest
 import redis.asyncio
 
 from iotistica import keys, metrics, sequences
-from iotistica._native import format_topic
+from iotistica._native import Accepted, format_topic
 from iotistica.audit.auditor import Auditor
+from iotistica.errors import StoreUnavailable
 from iotistica.ingestion.bookkeeper import Bookkeeper
 from iotistica.keys import Feed
 from iotistica.ledger import field
 from iotistica.store.agents import AgentStore
 from iotistica.store.ledger import LedgerStore, Record
 from iotistica.store.pool import Pool
-from iotistica.streams import Settlement, Streams
+from iotistica.streams import Settlement, Streams, acceptance
 from iotistica.streams import ledger as streams_ledger
+from iotistica.streams.acceptance import Acceptance
 from iotistica.streams.ledger import Page
 
 A, B = "0a8b3b0e-5c1e-4f0e-9d55-0242ac120002", "1a8b3b0e-5c1e-4f0e-9d55-0242ac120002"
@@ -47,8 +49,7 @@ class Flow:
             topic = format_topic(self.tenant, agent, "endpoints/x")
             fields += [f"{received_ms}-{self.sent} {topic}".encode(), secrets.token_bytes(20)]
             self.sent += 1
-        counts = {field(agent, "accepted"): agents.count(agent) for agent in set(agents)}
-        entry = await self.streams.add(self.tenant, fields, counts=counts, feed=feed)
+        entry = await self.streams.accept(self.tenant, fields, counts=Accepted(fields), feed=feed)
         await self.streams.read(self.tenant, "c", count=100, block_ms=0, feed=feed)
         return entry
 
@@ -108,6 +109,132 @@ def metric(name: str, **labels: str) -> float | None:
     return metrics.REGISTRY.get_sample_value(f"iotistica_{name}", labels)
 
 
+# Accepted messages
+
+
+def streams_of(redis_url: str, clock: Callable[[], float]) -> Streams:
+    """Those of another process, with its own clock."""
+    other = Streams(redis_url)
+    other._acceptance = Acceptance(clock)
+    return other
+
+
+async def test_accepted_messages_wait_in_a_journal_for_a_second(
+    redis_url: str, tenant: str, raw: redis.asyncio.Redis
+) -> None:
+    now_s = 0.0
+    streams = streams_of(redis_url, lambda: now_s)
+    flow, book = Flow(streams, tenant), keys.ledger(tenant)
+    for _ in range(3):
+        await flow.accept(A, B, A)
+    assert await raw.hgetall(book) == {}
+    assert await raw.hlen(keys.ledger_journal(tenant)) == 3
+    now_s = 1.0
+    await flow.accept(B)
+    # All but the write that counted them.
+    assert await raw.hgetall(book) == {field(A, "accepted"): "6", field(B, "accepted"): "3"}
+    assert await raw.hlen(keys.ledger_journal(tenant)) == 1
+    assert await streams.ledger.counts(tenant) == {A: {"accepted": 6}, B: {"accepted": 4}}
+    assert await raw.exists(keys.ledger_journal(tenant)) == 0
+    await streams.close()
+
+
+@pytest.mark.parametrize("bound", ["_MOST_WRITES", "_MOST_FIELDS"])
+async def test_a_journal_is_bounded(
+    redis_url: str,
+    tenant: str,
+    raw: redis.asyncio.Redis,
+    bound: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(acceptance, bound, 4)
+    streams = streams_of(redis_url, lambda: 0.0)
+    for _ in range(11):
+        await Flow(streams, tenant).accept(*(str(uuid.uuid4()) for _ in range(2)))
+        assert await raw.hlen(keys.ledger_journal(tenant)) <= 4
+    assert len(await streams.ledger.counts(tenant)) == 22
+    await streams.close()
+
+
+async def test_what_others_have_counted_is_not_counted_again(
+    redis_url: str, tenant: str, raw: redis.asyncio.Redis
+) -> None:
+    now_s = 0.0
+    streams, reader = streams_of(redis_url, lambda: now_s), Streams(redis_url)
+    flow = Flow(streams, tenant)
+    for accepted in range(1, 9):
+        await flow.accept(A)
+        if accepted in (2, 5):  # before any was counted, and between
+            assert await reader.ledger.exact(tenant, [A], ["accepted"]) == {
+                A: {"accepted": accepted}
+            }
+        now_s += 0.4
+    assert await reader.ledger.counts(tenant) == {A: {"accepted": 8}}
+    now_s += 1
+    await flow.accept(A)
+    assert await reader.ledger.counts(tenant) == {A: {"accepted": 9}}
+    for one in (streams, reader):
+        await one.close()
+
+
+async def test_what_a_process_leaves_in_the_journal_is_counted(
+    redis_url: str, tenant: str, raw: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams_ledger, "_PAGE_FIELDS", 5)  # in many steps
+    for _ in range(30):  # processes that end after one write
+        ended = Streams(redis_url)
+        await Flow(ended, tenant).accept(A, B, B)
+        await ended.close()
+    reader = Streams(redis_url)
+    assert await reader.ledger.counts(tenant) == {A: {"accepted": 30}, B: {"accepted": 60}}
+    assert await raw.exists(keys.ledger_journal(tenant)) == 0
+    await reader.close()
+
+
+async def test_a_write_that_redis_refuses_is_counted_nowhere(
+    redis_url: str, tenant: str, raw: redis.asyncio.Redis
+) -> None:
+    now_s = 0.0
+    streams = streams_of(redis_url, lambda: now_s)
+    flow = Flow(streams, tenant)
+    for _ in range(2):
+        await flow.accept(A)
+    now_s = 2.0
+    await raw.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(StoreUnavailable, match="maxmemory"):
+            await streams.accept(tenant, [b"1-0 t", b"p"], counts=Accepted([b"1-0 t", b"p"]))
+        # The ledger can be read meanwhile.
+        assert await streams.ledger.counts(tenant) == {A: {"accepted": 2}}
+    finally:
+        await raw.config_set("maxmemory", "0")
+    await flow.accept(A)
+    assert await streams.ledger.counts(tenant) == {A: {"accepted": 3}}
+    await streams.close()
+
+
+async def test_accepted_is_never_less_than_what_became_of_it(
+    redis_url: str, tenant: str, raw: redis.asyncio.Redis
+) -> None:
+    streams, reader = Streams(redis_url), Streams(redis_url)
+    flow = Flow(streams, tenant)
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        for _ in range(200):
+            await flow.settle(await flow.accept(A, A), A, A)
+        ended.set()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(work())
+        while not ended.is_set():
+            found = (await reader.ledger.exact(tenant, [A], ["accepted", "settled"]))[A]
+            assert 0 <= found.get("accepted", 0) - found.get("settled", 0) <= 2
+    assert (await reader.ledger.counts(tenant))[A]["accepted"] == 400
+    for one in (streams, reader):
+        await one.close()
+
+
 # Reading Redis
 
 
@@ -121,6 +248,7 @@ async def test_counters_are_read_by_agent(streams: Streams, flow: Flow, tenant: 
         A: {"stored": 8},
         "x": {},
     }
+    assert await streams.ledger.exact(tenant, [A], []) == {A: {}}
 
 
 async def test_ledgers_of_many_pages_are_read_whole(
@@ -446,6 +574,7 @@ async def test_redis_coming_back_older_is_a_loss_of_what_is_missing(
 ) -> None:
     keeper = bookkeeper()
     await flow.accept(A, A)
+    assert await streams.ledger.counts(tenant) == {A: {"accepted": 2}}
     older = await raw.hgetall(keys.ledger(tenant))
     await keeper.run_once([tenant])
     epoch = await streams.ledger.epoch(tenant)

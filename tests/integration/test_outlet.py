@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from tests import books
 from tests.integration.test_bridge import World, subscribed, until, world
 
 from iotistica import keys, ledger
@@ -38,8 +39,12 @@ async def stored(world: World, messages: int) -> bool:
 
 
 async def counted(world: World) -> dict[str, int]:
-    found = await world.redis.hgetall(keys.ledger(world.tenant))
-    return {name.decode(): int(number) for name, number in found.items()}
+    found = await books.counts(world.settings.require("redis_url"), world.tenant)
+    return {
+        ledger.field(agent, counter): number
+        for agent, counters in found.items()
+        for counter, number in counters.items()
+    }
 
 
 async def test_without_redis_messages_are_safe_on_disk_and_acknowledged(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iotistica import _native
+from iotistica import _native, ledger
 
 TENANT = "73eddd385ce8"
 AGENT = "6f1c2f9e-1c1b-4f6e-9a55-0b6a2f6f0a01"
@@ -216,3 +217,65 @@ def test_the_stub_is_true() -> None:
     stubtest += ["--allowlist", str(allowed), "iotistica._native"]
     found = subprocess.run(stubtest, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout
+
+
+spellings = st.sampled_from(
+    [AGENT, AGENT.upper(), _native.encode_agent(AGENT), str(uuid.UUID(int=7)), "press-1"]
+)
+topics = st.builds(
+    lambda agent, rest: f"i/ASNFZ4mr/a/{agent}/{rest}",
+    spellings,
+    st.sampled_from(["endpoints/x", ""]),
+) | st.sampled_from(["", "i/x", "$SYS/x"])
+entries_of_topics = st.lists(st.lists(topics))
+
+
+def counted(entries: list[list[str]]) -> Counter[str]:
+    """The same in Python."""
+    found: Counter[str] = Counter()
+    for topic in (topic for entry in entries for topic in entry):
+        try:
+            agent = ledger.agent_of(_native.parse_topic(topic).agent)
+        except _native.InvalidTopic:
+            agent = ledger.NOBODY
+        found[ledger.field(agent, ledger.ACCEPTED)] += 1
+    return found
+
+
+def unpacked(accepted: _native.Accepted) -> dict[str, int]:
+    pairs = iter(ormsgpack.unpackb(accepted.pack()))
+    return dict(zip(pairs, pairs, strict=True))
+
+
+@given(entries_of_topics, entries_of_topics, st.integers(1, 400))
+def test_accepted_messages_are_counted_by_agent(
+    some: list[list[str]], others: list[list[str]], times: int
+) -> None:
+    def accepted(entries: list[list[str]]) -> _native.Accepted:
+        return _native.Accepted(
+            *(
+                [
+                    part
+                    for n, topic in enumerate(entry)
+                    for part in (b"17-%d %b" % (n, topic.encode()), b"p")
+                ]
+                for entry in entries
+            )
+        )
+
+    total, of_others = accepted(some), accepted(others)
+    assert unpacked(total) == counted(some)
+    for _ in range(times):
+        total.add(of_others)
+    assert unpacked(total) == counted(some) + Counter(
+        {name: times * number for name, number in counted(others).items()}
+    )
+    assert len(total) == len(unpacked(total))
+    told = {ledger.parse(name)[0] for name in unpacked(total)} - {ledger.NOBODY}
+    assert sorted(total.agents()) == sorted(told)
+
+
+@pytest.mark.parametrize("wrong", [["1-0 t", b"p"], [None], [1]])
+def test_headers_are_bytes(wrong: list[Any]) -> None:
+    with pytest.raises(TypeError):
+        _native.Accepted(wrong)

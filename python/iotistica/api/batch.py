@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import ormsgpack
+
 from iotistica import ledger
-from iotistica._native import parse_topic
+from iotistica._native import Accepted, parse_topic
 from iotistica.api.topic_watch import Traffic
 from iotistica.keys import Feed
 from iotistica.mqtt import Message
@@ -31,10 +33,6 @@ class Route:
     agent: str
     kind: str
     rest: str
-    suffix: bytes
-    """The topic as it ends the header of a stream entry."""
-    accepted: str
-    """Field of the loss ledger that counts its messages."""
     traffic: Traffic = field(default_factory=Traffic)
 
 
@@ -54,8 +52,6 @@ class Routes:
             agent=parsed.agent,
             kind=sys.intern(parsed.kind),
             rest=parsed.rest,
-            suffix=f" {topic}".encode(),
-            accepted=ledger.field(ledger.agent_of(parsed.agent), ledger.ACCEPTED),
         )
         if len(self._routes) >= _MAX_ROUTES:
             self._routes.clear()
@@ -90,19 +86,19 @@ class Telemetry:
     opened_at: float
     messages: list[Message] = field(default_factory=list)
     fields: list[bytes] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
-    """For the loss ledger."""
     size: int = 0
     feed: Feed = Feed.LIVE
 
     async def write(self, streams: Streams) -> None:
         """One XADD."""
-        await streams.add(self.tenant, self.fields, counts=self.counts, feed=self.feed)
+        counts = Accepted(self.fields)
+        await streams.accept(self.tenant, self.fields, counts=counts, feed=self.feed)
 
     def spooled(self) -> list[Spooled]:
         """One entry."""
         kind = Kind.BACKFILL if self.feed is Feed.BACKFILL else Kind.LIVE
-        return [_spooled(self.tenant, kind, self.fields, len(self.messages), self.counts)]
+        counts = _unpacked(Accepted(self.fields))
+        return [_spooled(self.tenant, kind, self.fields, len(self.messages), counts)]
 
 
 @dataclass(slots=True)
@@ -121,11 +117,9 @@ class Joined:
 
     async def write(self, streams: Streams) -> None:
         """All XADDs in one transaction."""
-        counts: Counter[str] = Counter()
-        for part in self.parts:
-            counts.update(part.counts)
         entries = [part.fields for part in self.parts]
-        await streams.add(self.tenant, *entries, counts=counts, feed=self.feed)
+        counts = Accepted(*entries)
+        await streams.accept(self.tenant, *entries, counts=counts, feed=self.feed)
 
     def spooled(self) -> list[Spooled]:
         """The parts."""
@@ -183,6 +177,11 @@ def _spooled(
         messages=messages,
         counts=counts,
     )
+
+
+def _unpacked(counts: Accepted) -> dict[str, int]:
+    pairs = iter(ormsgpack.unpackb(counts.pack()))
+    return dict(zip(pairs, pairs, strict=True))
 
 
 def _encoded(letter: DeadLetter, tenant: str) -> list[bytes]:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
-from iotistica import keys, ledger, log, metrics, tasks
-from iotistica._native import InvalidTopic
+from iotistica import keys, log, metrics, tasks
+from iotistica._native import Accepted, InvalidTopic
 from iotistica.api.batch import Batch, Joined, Letters, Route, Routes, Telemetry, join
 from iotistica.api.outlet import Outlet
 from iotistica.api.tenants import Tenants
@@ -27,7 +27,6 @@ from iotistica.streams import DeadLetter
 
 # Each write takes a connection of the pool; more at once would not make Redis any faster.
 _MAX_WRITES = 8
-_ACCEPTED = ledger.field("", ledger.ACCEPTED)
 
 _occasional = log.Occasional(log.get(__name__))
 
@@ -121,10 +120,9 @@ class Inbound:
         if batch is None:
             batch = self._telemetry[route.tenant] = Telemetry(route.tenant, time.monotonic())
         fields = batch.fields
-        fields.append(b"%b%d%b" % (stamp, len(batch.messages), route.suffix))
+        fields.append(b"%b%d %b" % (stamp, len(batch.messages), message.topic.encode()))
         fields.append(message.payload)
         batch.messages.append(message)
-        batch.counts[route.accepted] = batch.counts.get(route.accepted, 0) + 1
         size = len(message.payload)
         batch.size += size
         traffic = route.traffic
@@ -245,8 +243,7 @@ class Inbound:
                 metrics.BRIDGE_MESSAGES.labels("endpoints").inc(len(one.messages))
                 metrics.BRIDGE_BYTES.inc(one.size)
                 if self._heard is not None:
-                    # What it counts are the agents of the batch, each once.
-                    self._heard(*(counter.removesuffix(_ACCEPTED) for counter in one.counts))
+                    self._heard(*Accepted(one.fields).agents())
             metrics.BRIDGE_BATCH_SECONDS.observe(time.monotonic() - one.opened_at)
         self._confirm(batch.messages)
 

@@ -26,6 +26,8 @@ _PAGE_FIELDS = 500
 _PAGE_AGENTS = 200
 
 _IN_FLIGHT = script("in_flight")
+_FOLD = script("fold_rest", "count")
+_ALL = 1 << 40
 _LAST_ID = """
 local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 return {redis.call('XLEN', KEYS[1]), newest[1] and newest[1][1] or '0-0'}
@@ -79,6 +81,7 @@ class Ledger:
         What changes meanwhile is in the one counter and not yet in the other; a counter may come
         twice, the older number first.
         """
+        await self._fold(tenant)
         async for page in self._scan(keys.ledger(tenant), _pattern(agent, "|*")):
             page.pop(ledger.EPOCH.encode(), None)
             yield [_counter(name, number) for name, number in page.items()]
@@ -96,15 +99,20 @@ class Ledger:
     ) -> dict[str, dict[str, int]]:
         """The given counters of the given agents; those of one agent at one moment."""
         found: dict[str, dict[str, int]] = {}
+        if not counters:
+            return {agent: {} for agent in agents}
         names = sorted(counters)
+        await self._fold(tenant)
         for start in range(0, len(agents), _PAGE_AGENTS):
             page = agents[start : start + _PAGE_AGENTS]
-            pipeline = self._redis.pipeline(transaction=False)
+            pipeline = self._redis.pipeline()
+            # What came since, which is little: the rest of these agents' counters has it already.
+            pipeline.eval(*_folding(tenant, _ALL))
             for agent in page:
                 asked = [ledger.field(agent, counter) for counter in names]
                 pipeline.hmget(keys.ledger(tenant), asked)
             with unavailable("read the ledger"):
-                replies = await pipeline.execute()
+                _, *replies = await pipeline.execute()
             for agent, reply in zip(page, replies, strict=True):
                 counted = zip(names, reply, strict=True)
                 found[agent] = {name: int(number) for name, number in counted if number is not None}
@@ -149,6 +157,14 @@ class Ledger:
             await self._count(live, b"(" + ends[live], b"+", found, found.added)
         return found
 
+    async def _fold(self, tenant: str) -> None:
+        """Count what is in the journal now; what comes meanwhile is left to the next."""
+        with unavailable("read the ledger"):
+            writes = await execute(self._redis, "HLEN", keys.ledger_journal(tenant))
+            while writes > 0:
+                left = await execute(self._redis, "EVAL", *_folding(tenant, _PAGE_FIELDS))
+                writes = min(writes - 1, left)
+
     async def _count(
         self, stream: str, start: bytes, end: bytes, found: InFlight, into: dict[str, int]
     ) -> None:
@@ -178,6 +194,10 @@ class Ledger:
             yield page
             if not int(cursor):
                 return
+
+
+def _folding(tenant: str, most: int) -> tuple[str, int, str, str, int]:
+    return _FOLD, 2, keys.ledger_journal(tenant), keys.ledger(tenant), most
 
 
 def _counter(name: bytes, number: bytes) -> tuple[str, str, int]:

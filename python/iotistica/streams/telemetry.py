@@ -10,9 +10,11 @@ import ormsgpack
 from redis.exceptions import ResponseError
 
 from iotistica import keys
+from iotistica._native import Accepted
 from iotistica.keys import Feed
 from iotistica.sequences import MOST_NUMBER, Range, run_text
 from iotistica.settings import Settings
+from iotistica.streams.acceptance import Acceptance
 from iotistica.streams.broker import BrokerFigures
 from iotistica.streams.channels import Channels
 from iotistica.streams.client import (
@@ -148,6 +150,7 @@ class Streams:
         self.outbox = Outbox(self._redis, self._reader, most=outbox_most)
         self.topics = Topics(self._redis, most=topics_most)
         self.broker = BrokerFigures(self._redis)
+        self._acceptance = Acceptance()
         self.on_lost: Callable[[str, Feed], None] = lambda tenant, feed: None
         """Is told of a consumer group that was gone and has been made again."""
 
@@ -179,6 +182,20 @@ class Streams:
         with unavailable("append to the stream"):
             entry_id: bytes = (await transact(self._redis, *commands))[0]
             return entry_id
+
+    async def accept(
+        self, tenant: str, *entries: Sequence[bytes], counts: Accepted, feed: Feed = Feed.LIVE
+    ) -> bytes:
+        """Append entries of messages that came from the broker, and count these, all or nothing;
+        the first id.
+        """
+        stream = keys.ingestion_stream(tenant, feed)
+        name, counting = self._acceptance.commands(tenant, counts)
+        commands: list[Sequence[Argument]] = [("XADD", stream, "*", *fields) for fields in entries]
+        with unavailable("append to the stream"):
+            entry_id: bytes = (await transact(self._redis, *commands, *counting))[0]
+        self._acceptance.written(tenant, name, counts)
+        return entry_id
 
     async def ensure_group(self, tenant: str, feed: Feed = Feed.LIVE) -> bool:
         """Create the stream and its consumer group from its first entry, where missing.

@@ -24,6 +24,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod accepted;
 pub mod arrays;
 pub mod batch;
 pub mod context;

@@ -1,6 +1,7 @@
 //! `iotistica._native`: what Python may see of the Rust side. Converts, releases the GIL, calls,
 //! converts; every decision is made in the pure crates.
 
+mod accepted;
 mod batch;
 mod broker;
 mod buffer;
@@ -20,6 +21,8 @@ mod _native {
     use pyo3::prelude::*;
     use pyo3::types::PyTuple;
 
+    #[pymodule_export]
+    use crate::accepted::Accepted;
     #[pymodule_export]
     use crate::batch::{Batch, Outcome, Reject, Tally, Waiting, encode_batch};
     #[pymodule_export]

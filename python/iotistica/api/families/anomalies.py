@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from iotistica import keys, ledger, log
+from iotistica import keys, log
 from iotistica._native import format_topic
 from iotistica.anomalies.event import read
 from iotistica.api.batch import Batch, Telemetry
@@ -131,8 +131,6 @@ def _add_reading(batch: Telemetry, message: Incoming, one: Found) -> None:
     header = f"{message.received_ms}-{len(batch.fields) // 2} {topic}".encode()
     batch.fields += (header, payload)
     batch.size += len(payload)
-    accepted = ledger.field(message.agent, ledger.ACCEPTED)
-    batch.counts[accepted] = batch.counts.get(accepted, 0) + 1
 
 
 def _live(one: Found) -> bytes:

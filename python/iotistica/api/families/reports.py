@@ -117,8 +117,6 @@ def add_readings(batch: Telemetry, reported: Reported) -> None:
     header = f"{message.received_ms}-{len(batch.fields) // 2} {topic}".encode()
     batch.fields += (header, payload)
     batch.size += len(payload)
-    accepted = ledger.field(message.agent, ledger.ACCEPTED)
-    batch.counts[accepted] = batch.counts.get(accepted, 0) + 1
 
 
 def _reported(message: Incoming, fields: dict[str, Any], at_ms: int) -> Reported:
