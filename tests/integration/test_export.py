@@ -139,6 +139,17 @@ async def test_every_form_reads_back_as_the_table(
     assert found == expected
 
 
+async def test_compressed_chunks_are_exported_as_the_others(
+    plant: Rest, connection: asyncpg.Connection, postgres_url: str, database: str
+) -> None:
+    if database == postgres_url:
+        pytest.skip("the plain profile compresses nothing")
+    before = (await export(plant, f"{WINDOW}&format=ndjson")).body
+    compress = "SELECT count(compress_chunk(chunk)) FROM show_chunks('readings') AS chunk"
+    assert await connection.fetchval(compress) == DAYS
+    assert (await export(plant, f"{WINDOW}&format=ndjson")).body == before
+
+
 async def test_columns_have_types_that_fit(plant: Rest) -> None:
     body = (await export(plant, f"{WINDOW}&format=parquet&resolution=1h")).body
     schema = parquet.read_schema(io.BytesIO(body))
