@@ -44,8 +44,7 @@ test-rust: ## Run the tests of the pure crates (needs no Python)
 
 .PHONY: test-py
 test-py: dev ## Run the Python and integration tests against private servers
-	$(BIN)/python -m pytest -m 'not alone' --numprocesses auto --dist loadfile
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 .PHONY: lint
 lint: dev ## Run formatters (check only), linters and the type checker

@@ -41,15 +41,6 @@ BRIDGE = "iotistica-api"
 BRIDGE_RULES = ("readwrite i/#", "read $SYS/#")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what stops servers, or waits for a broker's clock: it has the machine for itself."""
-    for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        if "broker" in fixtures or {"e2e", "faults"} & set(item.path.parts):
-            item.add_marker(pytest.mark.alone)
-
-
 @pytest.fixture(autouse=True)
 def spool_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Disk spools of this test's own, also for processes that it starts."""
@@ -174,10 +165,12 @@ async def broker(request: pytest.FixtureRequest, servers: Path) -> AsyncIterator
     program = available_broker(request.param)
     server = brokers.Broker(servers / request.param, port=free_port(), program=program)
     await server.start()
-    running = TestBroker(server)
-    await running.add({BRIDGE: BRIDGE_RULES})
-    yield running
-    await server.stop()
+    try:
+        running = TestBroker(server)
+        await running.add({BRIDGE: BRIDGE_RULES})
+        yield running
+    finally:
+        await server.stop()
 
 
 def available_broker(name: str) -> Path:

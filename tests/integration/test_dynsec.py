@@ -37,8 +37,6 @@ from iotistica.settings import Settings
 from iotistica.store.pool import Pool
 from iotistica.streams import Channels, Streams
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture
 async def plugged(tmp_path: Path) -> AsyncIterator[DynsecBroker]:

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from iotistica.credentials import User
 from iotistica.embedded import broker as brokers
 from iotistica.embedded.broker import accepts, find_broker, mosquitto_config
+from iotistica.embedded.ports import free_port
 from iotistica.errors import ConfigError
 
 
@@ -71,3 +73,20 @@ def test_no_shipped_configuration_drops_messages() -> None:
         "persistence true",
     ):
         assert line in shared.splitlines()
+
+
+@pytest.mark.parametrize("name", ["mosquitto", "builtin"])
+async def test_a_broker_that_has_just_started_takes_users(tmp_path: Path, name: str) -> None:
+    """They are told of by SIGHUP, which ends a process that does not handle it yet."""
+    try:
+        program = find_broker(name)
+    except ConfigError as error:
+        pytest.skip(str(error))
+    for number in range(5):
+        server = brokers.Broker(tmp_path / str(number), port=free_port(), program=program)
+        await server.start()
+        try:
+            await server.add_users({"new": User("password", ("readwrite i/#",))})
+            assert server.child.running
+        finally:
+            await server.stop()

@@ -21,8 +21,6 @@ from iotistica.embedded.ports import LOOPBACK, answers, free_port
 from iotistica.embedded.process import Child, Command
 from iotistica.embedded.redis import Redis
 
-pytestmark = pytest.mark.alone
-
 GO_AUTH = "IOTISTICA_TEST_GO_AUTH_SO"
 TOKEN = secrets.token_urlsafe()
 

@@ -189,6 +189,7 @@ async def test_only_what_was_acknowledged_does_not_come_again(
         messages = await gather(session, 6)
         assert [m.payload for m in messages] == [b"%d" % n for n in range(4, 10)]
         session.acknowledge(messages)
+        await session.publish(f"{topic}-elsewhere/x", b"")
     async with mqtt.connect(options) as session:
         await publisher.publish(f"{topic}/x", b"last")
         messages = await gather(session, 1)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from iotistica.credentials import Credentials, User
 from iotistica.directories import make_directory
-from iotistica.embedded.ports import LOOPBACK, answers
+from iotistica.embedded.ports import LOOPBACK
 from iotistica.embedded.process import Child, Command
 from iotistica.errors import ConfigError
 from iotistica.settings import url_with_credentials
@@ -91,24 +91,35 @@ class Broker:
         return f"{mosquitto_config()}\nlistener {self.port} {LOOPBACK}\n{keep_root}"
 
     async def _ready(self) -> bool:
-        return await answers(self.port)
+        # Mosquitto listens before it handles signals: only its answer says that it does.
+        return bool(await _connack(self.port, "", ""))
 
 
 async def accepts(port: int, user: str, password: str) -> bool:
-    """True if the broker lets the user in (MQTT 5.0 section 3.1)."""
+    """True if the broker lets the user in."""
+    return (await _connack(port, user, password))[3:] == b"\0"
+
+
+async def _connack(port: int, user: str, password: str) -> bytes:
+    """The first four bytes of the answer to a CONNECT, its code last (MQTT 5.0 section 3.2); empty
+    where there is none.
+    """
     texts = [text.encode() for text in ("", user, password)]
     payload = b"".join(len(text).to_bytes(2) + text for text in texts)
     # Flags: user name, password, clean start. Keep alive 10 s, no properties.
     body = b"\0\4MQTT\5\xc2\0\x0a\0" + payload
-    reader, writer = await asyncio.open_connection(LOOPBACK, port)
+    try:
+        reader, writer = await asyncio.open_connection(LOOPBACK, port)
+    except OSError:
+        return b""
     try:
         writer.write(b"\x10" + _variable_length(len(body)) + body)
         header = await reader.readexactly(4)
     except (OSError, asyncio.IncompleteReadError):
-        return False
+        return b""
     finally:
         writer.close()
-    return header[0] == 0x20 and header[3] == 0
+    return header if header[0] == 0x20 else b""
 
 
 def _variable_length(number: int) -> bytes:

@@ -35,6 +35,10 @@ pub fn serve(config: &Config) -> Result<(), String> {
 }
 
 async fn run(config: &Config) -> Result<(), String> {
+    // Before the port answers: who sees that may send one, and unhandled it would end the process.
+    let signal = |kind| signal(kind).map_err(|error| format!("cannot handle signals: {error}"));
+    let mut stops = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    let reloads = signal(SignalKind::hangup())?;
     let credentials = Credentials::load(config)?;
     // The port first: it keeps a second broker out of the data directory of the first.
     let listener = TcpListener::bind(config.address)
@@ -47,10 +51,6 @@ async fn run(config: &Config) -> Result<(), String> {
     })?;
     let broker = Rc::new(RefCell::new(broker));
     let writer = tokio::task::spawn_local(follow_journal(broker.clone(), written));
-    let signals = "cannot handle signals";
-    let signal = |kind| signal(kind).map_err(|error| format!("{signals}: {error}"));
-    let mut stops = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
-    let reloads = signal(SignalKind::hangup())?;
     tokio::task::spawn_local(reload(broker.clone(), config.clone(), reloads));
     tokio::task::spawn_local(keep_time(broker.clone()));
     let connections = Rc::new(Cell::new(0));

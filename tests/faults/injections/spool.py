@@ -157,11 +157,21 @@ async def replaced(scene: Scene, program: Program, **environment: str) -> AsyncI
         async def drained() -> bool:
             return not _segments(spool, program.service)
 
-        await scene.until(f"the spool of {other.name} is empty", drained, within_s=30.0)
+        for _ in range(3):
+            await scene.until(f"the spool of {other.name} is empty", drained, within_s=30.0)
+            await _stop(scene, other)
+            # PostgreSQL, if it is slow, may have had it put more there meanwhile.
+            if await drained():
+                break
+            await other.start()
     finally:
-        if status := await other.stop():
-            scene.wrong.append(f"{other.name} ended with status {status}; see {other.log}")
+        await _stop(scene, other)
         await scene.rig.revive(program.name)
+
+
+async def _stop(scene: Scene, program: Program) -> None:
+    if status := await program.stop():
+        scene.wrong.append(f"{program.name} ended with status {status}; see {program.log}")
 
 
 @asynccontextmanager
