@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import orjson
 import typer
@@ -19,9 +19,9 @@ from iotistica.command import DataDir, Json, attached, failures
 from iotistica.errors import ConfigError
 from iotistica.quotas import Quota
 from iotistica.retention import quota_since
-from iotistica.store.pool import Pool, open_pool
-from iotistica.store.storage import stored_by_day
-from iotistica.store.tenants import set_quota, tenant_quotas
+
+if TYPE_CHECKING:
+    from iotistica.store.pool import Pool
 
 T = TypeVar("T")
 
@@ -36,6 +36,8 @@ Limit = Annotated[float | None, typer.Option(min=0, help="Each second; left out:
 def list_quotas(data_dir: DataDir = None, json: Json = False) -> None:
     """One line for each tenant."""
     with failures(json):
+        from iotistica.store.tenants import tenant_quotas
+
         quotas = asyncio.run(_with_pool(data_dir, tenant_quotas))
     if json:
         typer.echo(orjson.dumps({tenant: asdict(quota) for tenant, quota in quotas.items()}))
@@ -78,6 +80,9 @@ def set_one(
         stored_readings=stored or None,
     )
     with failures(json):
+        from iotistica.store.storage import stored_by_day
+        from iotistica.store.tenants import set_quota
+
         if (most := quota.stored_readings) is not None and not yes:
             found = asyncio.run(_with_pool(data_dir, lambda pool: stored_by_day(pool, tenant)))
             _confirm(found, most, as_json=json)
@@ -100,6 +105,8 @@ def _confirm(days: Mapping[date, int], most: int, *, as_json: bool) -> None:
 
 
 async def _with_pool(data_dir: Path | None, work: Callable[[Pool], Awaitable[T]]) -> T:
+    from iotistica.store.pool import open_pool
+
     pool = await open_pool(attached(data_dir), application_name="iotistica quota")
     try:
         return await work(pool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Any
 
 import asyncpg
@@ -18,7 +19,7 @@ from iotistica.api import foreman as foremen
 from iotistica.errors import StoreUnavailable
 from iotistica.store import job_steps
 from iotistica.store.journal import Filter, Journal
-from iotistica.store.pool import Pool
+from iotistica.store.pool import Connection, Pool
 from iotistica.store.turn import turn
 from iotistica.streams import Streams
 
@@ -420,6 +421,30 @@ async def test_one_process_at_a_time_moves_jobs_on(yard: Yard) -> None:
     await yard.foreman.work()  # each may have left a step to another that was at a step of its own
     assert await yard.counts(job["job_id"]) == {"total": 1, "queued": 1}
     assert len(await yard.told()) == 2
+
+
+async def test_a_defect_costs_the_job_that_meets_it(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await yard.hire(1)
+    later = {"execution_type": "scheduled", "schedule": {"scheduled_at": "2026-03-01T12:30:00Z"}}
+    bad, good = [(await yard.execute(**later))["job_id"] for _ in range(2)]
+    yard.clock.pass_s(1800)
+    step = foremen._step
+
+    async def defective(connection: Connection, job: str, now: datetime) -> Any:
+        return 1 / 0 if job == bad else await step(connection, job, now)
+
+    monkeypatch.setattr(foremen, "_step", defective)
+    with pytest.raises(ZeroDivisionError) as found:
+        await yard.foreman.work()
+    assert found.value.__notes__ == [f"job {bad}"]
+    assert (await yard.job(bad))["status"] == "SCHEDULED"
+    assert (await yard.job(good))["status"] == "IN_PROGRESS"
+    assert good in str(await yard.told())
+    monkeypatch.undo()
+    await yard.foreman.work()
+    assert (await yard.job(bad))["status"] == "IN_PROGRESS"
 
 
 async def test_a_fan_out_goes_on_where_a_killed_process_left_it(

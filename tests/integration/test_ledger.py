@@ -205,6 +205,7 @@ async def test_a_write_that_redis_refuses_is_counted_nowhere(
         with pytest.raises(StoreUnavailable, match="maxmemory"):
             await streams.accept(tenant, [b"1-0 t", b"p"], counts=Accepted([b"1-0 t", b"p"]))
         # The ledger can be read meanwhile.
+        assert await streams.ledger.exact(tenant, [A], ["accepted"]) == {A: {"accepted": 2}}
         assert await streams.ledger.counts(tenant) == {A: {"accepted": 2}}
     finally:
         await raw.config_set("maxmemory", "0")

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from iotistica.api.job_events import publish
+from iotistica.errors import StoreUnavailable
 from iotistica.jobs import wire
 from iotistica.store import agent_jobs, job_steps
 from iotistica.store.job_events import JobEvent
-from iotistica.store.pool import Connection, Pool, unavailable
+from iotistica.store.pool import Connection, Pool, is_transient, unavailable
 from iotistica.store.turn import turn
 from iotistica.streams import Channels, Outbox, Outgoing
 
@@ -41,15 +42,27 @@ class Foreman:
         self._clock = clock
 
     async def work(self) -> None:
-        """Do everything that is due now."""
+        """Do everything that is due now.
+
+        A defect of ours costs the job that meets it; it is raised when all others are done.
+        """
+        defect: Exception | None = None
         with unavailable("move jobs on"):
             while await self._time_out():
                 pass
             for job in await job_steps.due(self._pool, self._clock()):
-                while await self._move(job):
-                    pass
+                try:
+                    while await self._move(job):
+                        pass
+                except Exception as error:
+                    if isinstance(error, StoreUnavailable) or is_transient(error):
+                        raise
+                    error.add_note(f"job {job}")
+                    defect = defect or error
             while await self._tell():
                 pass
+        if defect is not None:
+            raise defect
 
     async def forget(self, *, days: int) -> None:
         """Remove jobs that have been over for so long, with what agents said of them."""

@@ -17,11 +17,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ormsgpack
 
-from iotistica.streams import Entry
+if TYPE_CHECKING:  # the command line reads spools without what talks to Redis
+    from iotistica.streams import Entry
 
 MAGIC = b"IOTSPL01"
 _HEAD = struct.Struct(">II")
