@@ -66,7 +66,10 @@ async def test_hundreds_of_malformed_requests_at_once(rig: Rig) -> None:
         answers, _ = await talk(rig.port, case.pieces, end=case.end, timeout_s=20)
         assert tuple(answer.status for answer in answers) == case.statuses, case.name
 
-    await asyncio.gather(*(check(case) for case in CASES if case.pieces))
+    cases = [case for case in CASES if case.pieces]
+    # As many as are written to before the door takes a connection for idle, on a busy machine too.
+    for start in range(0, len(cases), 200):
+        await asyncio.gather(*(check(case) for case in cases[start : start + 200]))
     metrics = await rig.metrics()
     assert metrics['refused_total{reason="chunk"}'] >= 30
     assert metrics["body_bytes"] == 0

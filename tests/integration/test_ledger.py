@@ -200,6 +200,7 @@ async def test_a_write_that_redis_refuses_is_counted_nowhere(
     for _ in range(2):
         await flow.accept(A)
     now_s = 2.0
+    before = (await raw.config_get("maxmemory"))["maxmemory"]
     await raw.config_set("maxmemory", "1")
     try:
         with pytest.raises(StoreUnavailable, match="maxmemory"):
@@ -208,7 +209,7 @@ async def test_a_write_that_redis_refuses_is_counted_nowhere(
         assert await streams.ledger.exact(tenant, [A], ["accepted"]) == {A: {"accepted": 2}}
         assert await streams.ledger.counts(tenant) == {A: {"accepted": 2}}
     finally:
-        await raw.config_set("maxmemory", "0")
+        await raw.config_set("maxmemory", before)
     await flow.accept(A)
     assert await streams.ledger.counts(tenant) == {A: {"accepted": 3}}
     await streams.close()

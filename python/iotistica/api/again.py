@@ -135,7 +135,8 @@ class _Silence:
 
     def __init__(self) -> None:
         self.channels = self.logs = self.outbox = self
-        self.add = self.publish = self.publish_many = self.put = self._nothing
+        self.add = self.accept = self.put = self._nothing
+        self.publish = self.publish_many = self._nothing
 
     async def _nothing(self, *_: Any, **__: Any) -> None:
         pass

@@ -80,10 +80,7 @@ class BrokerRates(TypedDict):
     bytesSent: float | None
 
 
-class BrokerMinute(TypedDict):
-    """The figures of one minute."""
-
-    timestamp: datetime
+class _BrokerFigures(TypedDict):
     clients: BrokerClients
     subscriptions: int | None
     retained: int | None
@@ -92,9 +89,17 @@ class BrokerMinute(TypedDict):
     rates: BrokerRates
 
 
-class BrokerNow(BrokerMinute):
+class BrokerMinute(_BrokerFigures):
+    """The figures of one minute."""
+
+    timestamp: datetime
+
+
+class BrokerNow(_BrokerFigures):
     """The figures as they were collected last; null is what this broker does not tell."""
 
+    timestamp: datetime | None
+    """Null until they were collected once."""
     connected: bool
     """Whether they are still collected."""
     error: str | None
