@@ -142,17 +142,15 @@ def _stretch(times_us: list[int]) -> str:
 async def imbalance(rig: Rig) -> dict[str, tuple[int, int]]:
     """For each agent, how far the ledger is from its two equations (`iotistica.ledger`): messages
     and readings. Messages in a stream are still to be settled, so ask when all is quiet."""
-    sums: dict[str, Counter[str]] = {}
-    for agent, counts in (await books.counts(rig.redis.url, rig.tenant)).items():
-        sums[agent] = Counter()
-        for name, count in counts.items():
-            sums[agent][name.partition(":")[0]] += count
+    found = await books.counts(rig.redis.url, rig.tenant)
     return {
         agent: (
-            of[ledger.ACCEPTED] - of[ledger.SETTLED] - of[ledger.SPOOLED],
-            of[ledger.READINGS] - sum(of[counter] for counter in _FATES),
+            ledger.count(of, ledger.ACCEPTED)
+            - ledger.count(of, ledger.SETTLED)
+            - ledger.count(of, ledger.SPOOLED),
+            ledger.count(of, ledger.READINGS) - sum(ledger.count(of, fate) for fate in _FATES),
         )
-        for agent, of in sums.items()
+        for agent, of in found.items()
     }
 
 

@@ -7,6 +7,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import ormsgpack
@@ -78,7 +79,7 @@ class Batch(Protocol):
         """The same for the disk."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Telemetry:
     """Messages of one tenant that become one stream entry (header, payload, header, …)."""
 
@@ -89,19 +90,29 @@ class Telemetry:
     size: int = 0
     feed: Feed = Feed.LIVE
 
+    def add(self, received_ms: int, topic: str, payload: bytes) -> None:
+        """A message that nobody acknowledges: it was made of another one."""
+        header = f"{received_ms}-{len(self.fields) // 2} {topic}".encode()
+        self.fields += (header, payload)
+        self.size += len(payload)
+
+    @cached_property
+    def counts(self) -> Accepted:
+        """For the loss ledger, once all messages are there."""
+        return Accepted(self.fields)
+
     async def write(self, streams: Streams) -> None:
         """One XADD."""
-        counts = Accepted(self.fields)
-        await streams.accept(self.tenant, self.fields, counts=counts, feed=self.feed)
+        await streams.accept(self.tenant, self.fields, counts=self.counts, feed=self.feed)
 
     def spooled(self) -> list[Spooled]:
         """One entry."""
         kind = Kind.BACKFILL if self.feed is Feed.BACKFILL else Kind.LIVE
-        counts = _unpacked(Accepted(self.fields))
+        counts = _unpacked(self.counts)
         return [_spooled(self.tenant, kind, self.fields, len(self.messages), counts)]
 
 
-@dataclass(slots=True)
+@dataclass
 class Joined:
     """Telemetry of one tenant and feed that Redis takes at once, each part an entry of its own."""
 
@@ -115,11 +126,15 @@ class Joined:
         """Those of all parts, in order."""
         return [message for part in self.parts for message in part.messages]
 
+    @cached_property
+    def counts(self) -> Accepted:
+        """For the loss ledger."""
+        return Accepted(*(part.fields for part in self.parts))
+
     async def write(self, streams: Streams) -> None:
         """All XADDs in one transaction."""
         entries = [part.fields for part in self.parts]
-        counts = Accepted(*entries)
-        await streams.accept(self.tenant, *entries, counts=counts, feed=self.feed)
+        await streams.accept(self.tenant, *entries, counts=self.counts, feed=self.feed)
 
     def spooled(self) -> list[Spooled]:
         """The parts."""

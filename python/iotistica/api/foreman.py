@@ -14,7 +14,7 @@ from iotistica.errors import StoreUnavailable
 from iotistica.jobs import wire
 from iotistica.store import agent_jobs, job_steps
 from iotistica.store.job_events import JobEvent
-from iotistica.store.pool import Connection, Pool, is_transient, unavailable
+from iotistica.store.pool import Connection, Pool, unavailable
 from iotistica.store.turn import turn
 from iotistica.streams import Channels, Outbox, Outgoing
 
@@ -52,11 +52,12 @@ class Foreman:
                 pass
             for job in await job_steps.due(self._pool, self._clock()):
                 try:
-                    while await self._move(job):
-                        pass
+                    with unavailable("move jobs on"):
+                        while await self._move(job):
+                            pass
+                except StoreUnavailable:
+                    raise
                 except Exception as error:
-                    if isinstance(error, StoreUnavailable) or is_transient(error):
-                        raise
                     error.add_note(f"job {job}")
                     defect = defect or error
             while await self._tell():

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from iotistica import keys, log, metrics, tasks
-from iotistica._native import Accepted, InvalidTopic
+from iotistica._native import InvalidTopic
 from iotistica.api.batch import Batch, Joined, Letters, Route, Routes, Telemetry, join
 from iotistica.api.outlet import Outlet
 from iotistica.api.tenants import Tenants
@@ -242,9 +242,9 @@ class Inbound:
             if isinstance(one, Telemetry):
                 metrics.BRIDGE_MESSAGES.labels("endpoints").inc(len(one.messages))
                 metrics.BRIDGE_BYTES.inc(one.size)
-                if self._heard is not None:
-                    self._heard(*Accepted(one.fields).agents())
             metrics.BRIDGE_BATCH_SECONDS.observe(time.monotonic() - one.opened_at)
+        if self._heard is not None and isinstance(batch, Telemetry | Joined):
+            self._heard(*batch.counts.agents())
         self._confirm(batch.messages)
 
     def _confirm(self, messages: list[Message]) -> None:

@@ -26,7 +26,7 @@ _PAGE_FIELDS = 500
 _PAGE_AGENTS = 200
 
 _IN_FLIGHT = script("in_flight")
-_FOLD = script("fold_rest", "count")
+_FOLD_REST = script("fold_rest", "count")
 _ALL = 1 << 40
 _LAST_ID = """
 local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
@@ -98,9 +98,9 @@ class Ledger:
         self, tenant: str, agents: Sequence[str], counters: Collection[str]
     ) -> dict[str, dict[str, int]]:
         """The given counters of the given agents; those of one agent at one moment."""
-        found: dict[str, dict[str, int]] = {}
         if not counters:
             return {agent: {} for agent in agents}
+        found: dict[str, dict[str, int]] = {}
         names = sorted(counters)
         await self._fold(tenant)
         for start in range(0, len(agents), _PAGE_AGENTS):
@@ -197,7 +197,7 @@ class Ledger:
 
 
 def _folding(tenant: str, most: int) -> tuple[str, int, str, str, int]:
-    return _FOLD, 2, keys.ledger_journal(tenant), keys.ledger(tenant), most
+    return _FOLD_REST, 2, keys.ledger_journal(tenant), keys.ledger(tenant), most
 
 
 def _counter(name: bytes, number: bytes) -> tuple[str, str, int]:

@@ -2,6 +2,7 @@
 
 use hashbrown::HashMap;
 
+use crate::entry::Header;
 use crate::ids::{self, AgentId};
 use crate::topic::Topic;
 
@@ -15,7 +16,7 @@ const MOST_NUMBER_BYTES: usize = 9;
 pub struct Accepted(HashMap<Option<AgentId>, u64, foldhash::fast::RandomState>);
 
 impl Accepted {
-    /// Count the message of an entry whose field this is: `"{received_ms}-{sequence} {topic}"`.
+    /// Count the message of an entry whose field this is.
     pub fn count(&mut self, header: &[u8]) {
         *self.0.entry(agent(header)).or_default() += 1;
     }
@@ -67,9 +68,7 @@ impl Accepted {
 }
 
 fn agent(header: &[u8]) -> Option<AgentId> {
-    let header = std::str::from_utf8(header).ok()?;
-    let (_, topic) = header.split_once(' ')?;
-    Topic::parse(topic).ok()?.agent_id()
+    Topic::parse(Header::parse(header).ok()?.topic).ok()?.agent_id()
 }
 
 #[cfg(test)]

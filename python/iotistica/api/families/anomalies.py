@@ -128,9 +128,7 @@ def _add_reading(batch: Telemetry, message: Incoming, one: Found) -> None:
     given = {name: value for name, value in reading.items() if value is not None}
     payload = orjson.dumps({"readings": [given]})
     topic = format_topic(message.tenant, message.agent, "endpoints/anomaly")
-    header = f"{message.received_ms}-{len(batch.fields) // 2} {topic}".encode()
-    batch.fields += (header, payload)
-    batch.size += len(payload)
+    batch.add(message.received_ms, topic, payload)
 
 
 def _live(one: Found) -> bytes:

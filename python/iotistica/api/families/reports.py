@@ -114,9 +114,7 @@ def add_readings(batch: Telemetry, reported: Reported) -> None:
             "readings": readings,
         }
     )
-    header = f"{message.received_ms}-{len(batch.fields) // 2} {topic}".encode()
-    batch.fields += (header, payload)
-    batch.size += len(payload)
+    batch.add(message.received_ms, topic, payload)
 
 
 def _reported(message: Incoming, fields: dict[str, Any], at_ms: int) -> Reported:
